@@ -19,6 +19,7 @@ attributes:
   platform:
     description: Operating systems the module can run on.
     platforms: linux
+    support: full
   idempotent:
     description: When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.
 """
