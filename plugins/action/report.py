@@ -1,0 +1,106 @@
+# Copyright: gpufleet.llm contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Write the report of a node, or the recap of all of them, on the controller. Documentation: plugins/modules/report.py."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import errors, report
+
+
+def _plain(value: Any) -> Any:
+    """JSON-ready: template results carry tags and lazy containers that C(json) need not know."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    return str(value)
+
+
+def write_report(directory: str, content: dict[str, Any]) -> str:
+    """Write C(<directory>/<node>.json) by rename, so that a reader never sees half a file; returns its path."""
+    os.makedirs(directory, exist_ok=True)
+    path = os.path.join(directory, content["node"].replace(os.sep, "_") + ".json")
+    handle, temporary = tempfile.mkstemp(dir=directory, prefix=".report-")
+    with os.fdopen(handle, "w", encoding="utf-8") as out:
+        json.dump(content, out, indent=2, sort_keys=True, ensure_ascii=False)
+        out.write("\n")
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+    return path
+
+
+class ActionModule(ActionBase):
+    """C(report) runs on the controller only; no connection to the node is made."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables: dict[str, Any] = task_vars or {}
+        _dummy, args = self.validate_argument_spec(
+            argument_spec={
+                "directory": {"type": "path", "required": True},
+                "recap": {"type": "bool", "default": False},
+                "failed_result": {"type": "raw"},
+                "failed_task": {"type": "raw"},
+            }
+        )
+        directory = os.path.abspath(os.path.expanduser(args["directory"]))
+        if args["recap"]:
+            reports = [
+                _plain(variables["hostvars"][host].get("gpufleet_report") or {})
+                for host in sorted(variables.get("ansible_play_hosts_all") or [])
+            ]
+            missing = [r for r in reports if not r]
+            if missing:
+                raise AnsibleActionFail("recap: a node has no report; run gpufleet.llm.report on every node first")
+            result.update(changed=False, msg=report.words(reports, directory), ok=all(r["ok"] for r in reports))
+            return result
+
+        node = str(variables.get("inventory_hostname", ""))
+        facts = variables.get("ansible_facts") or {}
+        seen = {name: _plain(variables[name]) for name in variables if name.endswith("_result") or name.startswith("gpufleet_")}
+        for name in ("gpufleet_gpu", "gpufleet_plan"):
+            if name not in seen and name in facts:
+                seen[name] = _plain(facts[name])
+        if args["failed_result"] is not None:
+            seen["gpufleet_failures"] = [*(seen.get("gpufleet_failures") or []), self._failure(args)]
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        content = report.build(node, seen, time=now, check_mode=bool(self._task.check_mode))
+        path = write_report(directory, content)
+        result.update(changed=False, path=path, report=content, ansible_facts={"gpufleet_report": content})
+        return result
+
+    def _failure(self, args: dict[str, Any]) -> dict[str, str]:
+        failed = _plain(args["failed_result"])
+        task = args["failed_task"]
+        name = str(task.get("name") if isinstance(task, Mapping) else getattr(task, "name", "") or "")
+        message = report.message_of(failed)
+        if isinstance(failed, Mapping) and failed.get("unreachable"):
+            return report.failure(
+                "connection",
+                message,
+                "the controller got no connection to this node",
+                "check that the node is up, its address, the ssh key and the user; then run the same command again",
+            )
+        known = errors.classify(message)
+        if known["id"] == "unknown":
+            return report.failure(name, message)
+        return report.failure(name, message, str(known["cause"]), str(known["remedy"]))
