@@ -76,7 +76,11 @@ class ActionModule(ActionBase):
 
         node = str(variables.get("inventory_hostname", ""))
         facts = variables.get("ansible_facts") or {}
-        seen = {name: _plain(variables[name]) for name in variables if name.endswith("_result") or name.startswith("gpufleet_")}
+        seen = {
+            name: _plain(variables[name])
+            for name in variables
+            if name.endswith("_result") or name.startswith("gpufleet_")
+        }
         for name in ("gpufleet_gpu", "gpufleet_plan"):
             if name not in seen and name in facts:
                 seen[name] = _plain(facts[name])

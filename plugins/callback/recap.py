@@ -48,7 +48,9 @@ def remote_calls(action: str, result: dict[str, Any], loop_items: int = 0) -> in
 
 def _part(result: Any, name: str) -> Any:
     """C(task), C(host) or C(result) of a task result: public names since ansible-core 2.19, private before."""
-    return getattr(result, name) if hasattr(type(result), name) or hasattr(result, name) else getattr(result, f"_{name}")
+    return (
+        getattr(result, name) if hasattr(type(result), name) or hasattr(result, name) else getattr(result, f"_{name}")
+    )
 
 
 def _looped(result: Any) -> bool:

@@ -74,7 +74,9 @@ def build(node: str, variables: Mapping[str, Any], *, time: str, check_mode: boo
     @param time: when the run ended, ISO 8601 in UTC.
     @returns: a dict with all keys of C(EMPTY). C(ok) is true when nothing failed and no check is false.
     """
-    report: dict[str, Any] = {key: (value.copy() if isinstance(value, (dict, list)) else value) for key, value in EMPTY.items()}
+    report: dict[str, Any] = {
+        key: (value.copy() if isinstance(value, (dict, list)) else value) for key, value in EMPTY.items()
+    }
     report.update(node=node, time=time, mode="check" if check_mode else "run")
     for role in ROLES:
         result = variables.get(f"{role}_result")
@@ -83,9 +85,7 @@ def build(node: str, variables: Mapping[str, Any], *, time: str, check_mode: boo
         checks = [dict(c) for c in result.get("checks") or []]
         report["roles"][role] = {"ok": bool(result.get("ok")), "changed": bool(result.get("changed"))}
         report["changed"] = report["changed"] or bool(result.get("changed"))
-        report["checks"] += [
-            {"role": role, "name": "", "ok": False, "detail": "", "remedy": "", **c} for c in checks
-        ]
+        report["checks"] += [{"role": role, "name": "", "ok": False, "detail": "", "remedy": "", **c} for c in checks]
         report["notes"] += [f"{role}: {note}" for note in result.get("notes") or []]
         report["versions"].update(dict(result.get("versions") or {}))
         report["models"].update(dict(result.get("models") or {}))
@@ -97,9 +97,12 @@ def build(node: str, variables: Mapping[str, Any], *, time: str, check_mode: boo
     plan = variables.get("gpufleet_plan")
     if isinstance(plan, Mapping):
         report["plan"] = dict(plan)
+    report["notes"] += [str(note) for note in variables.get("gpufleet_notes") or []]
     report["failures"] += [{**failure("", ""), **dict(f)} for f in variables.get("gpufleet_failures") or []]
     report["failures"] += [
-        failure(c["role"], f"{c['name']}: {c['detail']}", remedy=str(c["remedy"])) for c in report["checks"] if not c["ok"]
+        failure(c["role"], f"{c['name']}: {c['detail']}", remedy=str(c["remedy"]))
+        for c in report["checks"]
+        if not c["ok"]
     ]
     report["reachable"] = not any(f["where"] == "connection" for f in report["failures"])
     report["ok"] = not report["failures"]
@@ -123,7 +126,9 @@ def words(reports: list[dict[str, Any]], directory: str = "") -> str:
     lines: list[str] = []
     for report in reports:
         gpu = report["gpu"]
-        what = ", ".join(n for n in gpu["names"] if n) or ("no GPU" if gpu["state"] in ("no_gpu", "unknown") else gpu["state"])
+        what = ", ".join(n for n in gpu["names"] if n) or (
+            "no GPU" if gpu["state"] in ("no_gpu", "unknown") else gpu["state"]
+        )
         state = "ok" if report["ok"] else "NOT OK"
         if report["mode"] == "check":
             state += ", would change" if report["changed"] else ", nothing to change"

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import json
+
+import pytest
+from ansible_collections.gpufleet.llm.plugins.action.report import write_report
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import report
+
+TIME = "2026-11-20T12:00:00+00:00"
+GIT = {
+    "role": "git",
+    "ok": True,
+    "changed": True,
+    "checks": [{"name": "git answers", "ok": True, "detail": "2.39.5", "remedy": ""}],
+    "versions": {"git": "2.39.5"},
+    "notes": ["one note"],
+}
+
+
+def broken(**changes):
+    check = {"name": "driver", "ok": False, "detail": "module not loaded", "remedy": "reboot"}
+    return {
+        "role": "nvidia_driver",
+        "ok": False,
+        "changed": False,
+        "checks": [check],
+        "versions": {},
+        "notes": [],
+        **changes,
+    }
+
+
+def test_every_key_is_there_for_a_node_nothing_is_known_of():
+    made = report.build("n1", {}, time=TIME)
+    assert set(made) == set(report.EMPTY)
+    assert made["ok"] is True
+    assert made["node"] == "n1"
+
+
+def test_a_good_role_is_ok_and_its_facts_are_collected():
+    made = report.build("n1", {"git_result": GIT}, time=TIME)
+    assert made["ok"] is True
+    assert made["changed"] is True
+    assert made["versions"] == {"git": "2.39.5"}
+    assert made["notes"] == ["git: one note"]
+    assert made["checks"] == [{"role": "git", "name": "git answers", "ok": True, "detail": "2.39.5", "remedy": ""}]
+
+
+def test_a_false_check_is_a_failure_with_its_remedy():
+    made = report.build("n1", {"git_result": GIT, "nvidia_driver_result": broken()}, time=TIME)
+    assert made["ok"] is False
+    assert made["failures"] == [
+        {"where": "nvidia_driver", "message": "driver: module not loaded", "cause": "", "remedy": "reboot"}
+    ]
+
+
+def test_a_role_that_is_not_ok_without_a_false_check_is_not_lost():
+    made = report.build("n1", {"cuda_result": {"ok": False, "checks": []}}, time=TIME)
+    assert made["ok"] is False
+    assert made["failures"][0]["where"] == "cuda"
+
+
+def test_an_unreachable_node_is_named_as_such():
+    lost = [report.failure("connection", "No route to host")]
+    made = report.build("n3", {"gpufleet_failures": lost}, time=TIME)
+    assert made["reachable"] is False
+    assert made["ok"] is False
+
+
+def test_two_reports_do_not_share_their_lists():
+    first = report.build("n1", {"git_result": GIT}, time=TIME)
+    second = report.build("n2", {}, time=TIME)
+    assert first["checks"] and second["checks"] == []
+    assert report.EMPTY["checks"] == []
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ({"msg": "no"}, "no"),
+        ({"msg": "non-zero return code", "stderr": "disk full"}, "non-zero return code\ndisk full"),
+        (
+            {"msg": "One or more items failed", "results": [{"failed": True, "msg": "b"}, {"msg": "a"}]},
+            "One or more items failed\nb",
+        ),
+        ({}, "the task failed without a message"),
+        ("text", "text"),
+    ],
+)
+def test_the_words_of_a_failure_are_found(result, expected):
+    assert report.message_of(result) == expected
+
+
+def test_the_recap_names_every_node_the_answer_and_the_remedy():
+    model = {"answer": "four\nfive", "load_seconds": 1.25, "tokens_per_second": 10.04, "device": "cpu"}
+    good = report.build("n1", {"llm_model_result": {"ok": True, "checks": [], "models": {"tiny": model}}}, time=TIME)
+    bad = report.build("n2", {"nvidia_driver_result": broken()}, time=TIME)
+    text = report.words([good, bad], "/results")
+    assert 'tiny answered "four five" (loaded in 1.2 s, 10.0 tokens/s, on cpu)' in text
+    assert "n1: ok" in text
+    assert "n2: NOT OK" in text
+    assert "do:  reboot" in text
+    assert text.endswith("1 of 2 nodes are ok. Reports: /results")
+
+
+def test_check_mode_says_what_would_happen():
+    made = report.build("n1", {"git_result": GIT}, time=TIME, check_mode=True)
+    assert made["mode"] == "check"
+    assert "n1: ok, would change" in report.words([made])
+
+
+def test_a_report_is_written_whole_and_readable(tmp_path):
+    made = report.build("rack/n1", {"git_result": GIT}, time=TIME)
+    path = write_report(str(tmp_path / "new"), made)
+    assert path.endswith("rack_n1.json")
+    with open(path, encoding="utf-8") as handle:
+        assert json.load(handle) == made
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["rack_n1.json"]
