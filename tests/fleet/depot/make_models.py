@@ -4,7 +4,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Write the tiny models that the depot's hub serves: real architectures, real tokenizers, random weights.
 
-``python3 make_models.py OUTDIR [--git GITDIR]`` writes ``OUTDIR/<namespace>/<name>/<files>`` and ``OUTDIR/index.json``::
+``python3 make_models.py OUTDIR [--git GITDIR]`` writes ``OUTDIR/<namespace>/<name>/<files>`` and
+``OUTDIR/index.json``::
 
     {"gpufleet-fixtures/tiny-qwen2": {"revision": "<40 hex>", "files": {"config.json": {"size": 1, "sha256": "...",
      "blob_id": "<git blob sha1>", "lfs": false}}}}
@@ -32,7 +33,8 @@ import struct
 import subprocess
 import sys
 from collections import Counter
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 Files = dict[str, bytes]
 
@@ -63,7 +65,7 @@ minute hour week month green blue yellow black river mountain ocean forest garde
 chair paper letter number figure picture story music dance summer winter spring autumn morning evening yesterday today
 tomorrow north south east west doctor teacher student driver captain soldier farmer builder writer reader singer king
 queen prince castle village island coast beach harbour ship train plane horse bird fish lion tiger wolf bear mouse
-""".split()
+""".split()  # noqa: SIM905  (a list literal would be four hundred quoted words)
 
 ONSETS = ["", *"bcdfghjklmnpqrstvwxyz", "bl", "br", "ch", "cl", "cr", "dr", "fl", "fr", "gl", "gr", "pl", "pr", "qu"]
 ONSETS += ["sc", "sh", "sl", "sm", "sn", "sp", "st", "str", "sw", "th", "tr", "tw", "wh"]
@@ -244,7 +246,7 @@ _F32 = [struct.pack("<f", (byte - 127.5) / 1024.0) for byte in range(256)]
 
 
 def noise(name: str, count: int, dtype: str) -> bytes:
-    """Return `count` numbers between -1/8 and 1/8 as little-endian `dtype` (BF16 or F32), always the same for a name."""
+    """Return `count` numbers between -1/8 and 1/8 as `dtype` (BF16 or F32, little-endian), the same for a name."""
     table = _BF16 if dtype == "BF16" else _F32
     return b"".join([table[byte] for byte in random.Random(name).randbytes(count)])
 
@@ -256,7 +258,7 @@ def constant(value: float, count: int, dtype: str) -> bytes:
 
 
 def safetensors(tensors: dict[str, tuple[str, list[int], bytes]]) -> bytes:
-    """Return a safetensors file: 8 bytes length, a JSON header, the tensors; `tensors` is name to (dtype, shape, data)."""
+    """Return a safetensors file: 8 bytes length, a JSON header, the `tensors` (name to dtype, shape, data)."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, (dtype, shape, data) in tensors.items():
@@ -442,7 +444,7 @@ def tiny_qwen2(tokens: dict[str, int], merges: list[tuple[str, str]]) -> Files:
     }
 
 
-REMOTE_CODE = '''"""A Llama with ChatGLM's way of being asked: ``model.chat(tokenizer, query, history)``. Code that a repository brings."""
+REMOTE_CODE = '''"""Code that a repository brings: a Llama that is asked as ChatGLM is, by ``model.chat(tokenizer, query, history)``."""
 
 from transformers import LlamaConfig, LlamaForCausalLM
 
