@@ -35,14 +35,21 @@ def problems(role: Path) -> list[str]:
     options = main.get("options", {})
     defaults = load(role / "defaults" / "main.yml")
     required = {name for name, option in options.items() if option.get("required")}
-    found += [f"{role.name}: {name} has a default and no argument spec" for name in sorted(set(defaults) - set(options))]
     found += [
-        f"{role.name}: {name} has an argument spec and no default" for name in sorted(set(options) - set(defaults) - required)
+        f"{role.name}: {name} has a default and no argument spec" for name in sorted(set(defaults) - set(options))
+    ]
+    found += [
+        f"{role.name}: {name} has an argument spec and no default"
+        for name in sorted(set(options) - set(defaults) - required)
     ]
     found += [f"{role.name}: {name} is required and has a default" for name in sorted(required & set(defaults))]
     prefix = f"{role.name}_"
-    found += [f"{role.name}: {name} does not start with {prefix}" for name in sorted(options) if not name.startswith(prefix)]
-    found += [f"{role.name}: {name} has no description" for name in sorted(options) if not options[name].get("description")]
+    found += [
+        f"{role.name}: {name} does not start with {prefix}" for name in sorted(options) if not name.startswith(prefix)
+    ]
+    found += [
+        f"{role.name}: {name} has no description" for name in sorted(options) if not options[name].get("description")
+    ]
     if not main.get("short_description"):
         found.append(f"{role.name}: the role has no short_description")
     return found

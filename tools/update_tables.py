@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Regenerate the solver's tables from their public sources."""
+
 from __future__ import annotations
 import re
 from pathlib import Path
@@ -44,8 +45,12 @@ def _flow(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_flow(v) for v in value) + "]"
     if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'" if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", value) or value in {
-            "yes", "no", "on", "off", "true", "false", "null", "y", "n"} else value
+        return (
+            "'" + value.replace("'", "''") + "'"
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", value)
+            or value in {"yes", "no", "on", "off", "true", "false", "null", "y", "n"}
+            else value
+        )
     if value is None:
         return "null"
     if isinstance(value, bool):
