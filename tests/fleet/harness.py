@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the tests on real nodes share: a fleet to start and stop, playbooks to run on it, and what came of them.
+
+A test module makes its fleet in a fixture: C(with running("name", {"n1": "debian12"}, depot=True) as fleet).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TOOL = str(ROOT / "tests" / "fleet" / "fleet")
+PLAYBOOKS = ROOT / "tests" / "fleet" / "playbooks"
+NIGHTLY = bool(os.environ.get("GPUFLEET_NIGHTLY"))
+
+
+@dataclass
+class Play:
+    """A finished playbook run: exit status, output, the recap's numbers per host, and what observe saw."""
+
+    rc: int
+    output: str
+    stats: dict[str, dict[str, int]] = field(default_factory=dict)
+    looks: list[dict[str, Any]] = field(default_factory=list)
+    calls: dict[str, int] = field(default_factory=dict)
+
+    def changed(self, node: str) -> int:
+        """How many tasks changed something on a node."""
+        return self.stats[node]["changed"]
+
+    def drift(self, node: str) -> set[str]:
+        """Keys of all items that differed at the first look of each role on a node."""
+        return {key for look in self.looks if look["host"] == node for key in look["result"].get("drift", [])}
+
+    def items(self, node: str) -> list[dict[str, Any]]:
+        """The managed items of the last look on a node."""
+        return [look["result"]["items"] for look in self.looks if look["host"] == node][-1]
+
+    def __str__(self) -> str:
+        return f"rc {self.rc}\n{self.output[-6000:]}"
+
+
+def parse_stats(output: str) -> dict[str, dict[str, int]]:
+    """The PLAY RECAP as numbers."""
+    stats: dict[str, dict[str, int]] = {}
+    for line in output.rpartition("PLAY RECAP")[2].splitlines():
+        found = re.match(r"^(\S+)\s*:\s*(ok=.*)$", line)
+        if found:
+            stats[found[1]] = {k: int(v) for k, v in (pair.split("=") for pair in found[2].split())}
+    return stats
+
+
+def parse_calls(output: str) -> dict[str, int]:
+    """The REMOTE CALLS of the recap callback."""
+    part = output.rpartition("REMOTE CALLS")[2] if "REMOTE CALLS" in output else ""
+    return {found[1]: int(found[2]) for found in re.finditer(r"(?m)^(\S+)\s+:\s+(\d+)\s*$", part)}
+
+
+class Fleet:
+    """A running fleet."""
+
+    def __init__(self, name: str, nodes: dict[str, str]) -> None:
+        self.name = name
+        self.nodes = nodes
+
+    @property
+    def inventory(self) -> str:
+        """Path of its inventory."""
+        return self._tool("inventory", "--name", self.name).stdout.strip()
+
+    def _tool(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run([TOOL, *args], capture_output=True, text=True, check=False, timeout=900)
+        if check and done.returncode:
+            raise AssertionError(f"fleet {' '.join(args)}: rc {done.returncode}\n{done.stdout}{done.stderr}")
+        return done
+
+    def sh(self, node: str, script: str, check: bool = True) -> str:
+        """Run a root shell script in a node; its output, stripped."""
+        done = self._tool("exec", "--name", self.name, node, "--", "sh", "-c", script, check=check)
+        return done.stdout.strip()
+
+    def rc(self, node: str, script: str) -> int:
+        """Exit status of a root shell script in a node."""
+        return self._tool("exec", "--name", self.name, node, "--", "sh", "-c", script, check=False).returncode
+
+    def depot_log(self) -> list[dict[str, Any]]:
+        """The depot's access log."""
+        return [
+            json.loads(line) for line in self._tool("depot", "--name", self.name, "log").stdout.splitlines() if line
+        ]
+
+    def fault(self, **plan: Any) -> None:
+        """Plan a fault of the depot."""
+        self._tool("depot", "--name", self.name, "fault", json.dumps(plan))
+
+    def clear_faults(self) -> None:
+        """The depot serves well again."""
+        self._tool("depot", "--name", self.name, "clear")
+
+    def argv(self, playbook: str | Path, *args: str, **variables: Any) -> list[str]:
+        """The command line of a playbook run."""
+        path = PLAYBOOKS / playbook if (PLAYBOOKS / playbook).exists() else ROOT / playbook
+        extra = ["-e", json.dumps(variables)] if variables else []
+        return ["ansible-playbook", str(path), "-i", self.inventory, *args, *extra]
+
+    @staticmethod
+    def environment(**more: str) -> dict[str, str]:
+        """What a run gets: the shipped configuration, no colours, the test callback."""
+        return {
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"),
+            "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "tests" / "fleet" / "callback_plugins"),
+            "ANSIBLE_CALLBACKS_ENABLED": "gpufleet.llm.recap,looks",
+            "ANSIBLE_NOCOLOR": "1",
+            **more,
+        }
+
+    def play(
+        self,
+        playbook: str | Path,
+        *args: str,
+        ok: bool | None = True,
+        env: dict[str, str] | None = None,
+        **variables: Any,
+    ) -> Play:
+        """Run a playbook on the fleet; with ok true or false its exit status is asserted."""
+        with tempfile.NamedTemporaryFile("r", prefix="looks-", suffix=".jsonl") as looks:
+            done = subprocess.run(
+                self.argv(playbook, *args, **variables),
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=ROOT,
+                env=self.environment(GPUFLEET_LOOKS=looks.name, **(env or {})),
+                stdin=subprocess.DEVNULL,
+                timeout=1800,
+            )
+            seen = [json.loads(line) for line in looks.read().splitlines()]
+        output = done.stdout + done.stderr
+        play = Play(done.returncode, output, parse_stats(done.stdout), seen, parse_calls(done.stdout))
+        if ok is not None:
+            assert (play.rc == 0) is ok, str(play)
+        return play
+
+    def role(self, role: str, *args: str, ok: bool | None = True, **variables: Any) -> Play:
+        """Run one role on the fleet's nodes."""
+        return self.play("role.yml", *args, ok=ok, role=role, **variables)
+
+
+def vars_of(*paths: str) -> dict[str, Any]:
+    """Variables of YAML files of this repository, later ones win."""
+    merged: dict[str, Any] = {}
+    for path in paths:
+        merged.update(yaml.safe_load((ROOT / path).read_text(encoding="utf-8")) or {})
+    return merged
+
+
+def wait_for(what: str, check: Any, seconds: float = 60.0) -> Any:
+    """Poll until check() is true; AssertionError names what was waited for."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = check()
+        if value:
+            return value
+        time.sleep(0.2)
+    raise AssertionError(f"waited {seconds:.0f} s in vain for: {what}")
+
+
+@contextlib.contextmanager
+def running(name: str, nodes: dict[str, str], depot: bool = True) -> Iterator[Fleet]:
+    """A fleet that is up inside the block and gone after it (GPUFLEET_KEEP=1 leaves it)."""
+    subprocess.run([TOOL, "down", "--name", name], capture_output=True, check=False)
+    argv = [
+        TOOL,
+        "up",
+        "--name",
+        name,
+        *(["--depot"] if depot else []),
+        *[f"{n}={image}" for n, image in nodes.items()],
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AssertionError(f"{shlex.join(argv)}\n{done.stdout}{done.stderr}")
+    try:
+        yield Fleet(name, nodes)
+    finally:
+        if not os.environ.get("GPUFLEET_KEEP"):
+            subprocess.run([TOOL, "down", "--name", name], capture_output=True, check=False)
