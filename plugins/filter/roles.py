@@ -1,0 +1,57 @@
+# Copyright: gpufleet.llm contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filters that the roles git and nginx would otherwise have as long Jinja expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import git_settings as git
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.nginx_sites import SiteError, resolve_sites
+
+
+def git_settings(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """``git_system_config`` as a list of keys with their values."""
+    try:
+        return git.settings(config)
+    except git.SettingError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def git_setting_items(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """``git_system_config`` as items of observe."""
+    try:
+        return git.setting_items(config)
+    except git.SettingError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def package_items(packages: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Packages with their versions as items of observe."""
+    return git.package_items(packages)
+
+
+def nginx_sites(
+    sites: Iterable[Mapping[str, Any]], directory: str = "/etc/nginx", group: str = "nginx", seed: str = ""
+) -> list[dict[str, Any]]:
+    """``nginx_sites`` with all keys, or an error in words."""
+    try:
+        return resolve_sites(sites, directory, group, seed)
+    except SiteError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+class FilterModule:
+    """What ansible-core loads."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Name -> function."""
+        return {
+            "git_settings": git_settings,
+            "git_setting_items": git_setting_items,
+            "nginx_sites": nginx_sites,
+            "package_items": package_items,
+        }
