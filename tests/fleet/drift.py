@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Change what a role manages by hand, one item at a time.
+
+C(mutations(item)) turns an item, as observe returned it, into shell scripts that an operator could have typed on the node.
+Every kind of item that a role may list has at least one; a kind without any is an error, so that nothing is left untested.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """What is done, and the root shell script that does it."""
+
+    what: str
+    script: str
+    deep: bool = False
+
+    def undoable(self, path: str) -> str:
+        """The script, with a copy of the path put aside first; C(undo) puts it back."""
+        return f"rm -rf /tmp/.by-hand; cp -a {path} /tmp/.by-hand; {self.script}"
+
+    @staticmethod
+    def undo(path: str) -> str:
+        """Put back what C(undoable) put aside, times and owner included."""
+        return f"rm -rf {path}; cp -a /tmp/.by-hand {path}"
+
+
+REMOVE_PACKAGE = """
+if command -v dpkg >/dev/null && [ -e /var/lib/dpkg/status ] && dpkg -s {name} >/dev/null 2>&1; then
+  dpkg --force-all --remove {name}
+elif command -v rpm >/dev/null && rpm -q {name} >/dev/null 2>&1; then rpm -e --nodeps {name}
+else pacman -Rdd --noconfirm {name}; fi
+"""
+
+
+def _file(item: dict[str, Any], path: str) -> list[Mutation]:
+    after = item.get("after") or {}
+    found = []
+    if "sha256" in after or "content" in after:
+        found.append(Mutation("a line is added", f"printf '\\n# by hand\\n' >> {path}"))
+        found.append(Mutation("the file is removed", f"rm -f {path}"))
+    else:
+        found.append(Mutation("the file is removed", f"rm -f {path}"))
+    if "mode" in after:
+        found.append(Mutation("its mode is changed", f"chmod 0606 {path}"))
+    if "owner" in after:
+        found.append(Mutation("its owner is changed", f"chown 12345 {path}"))
+    if "group" in after:
+        found.append(Mutation("its group is changed", f"chgrp 12345 {path}"))
+    return found
+
+
+def _directory(item: dict[str, Any], path: str) -> list[Mutation]:
+    after = item.get("after") or {}
+    found = []
+    if "mode" in after:
+        found.append(Mutation("its mode is changed", f"chmod 0707 {path}"))
+    if "owner" in after:
+        found.append(Mutation("its owner is changed", f"chown 12345 {path}"))
+    if "group" in after:
+        found.append(Mutation("its group is changed", f"chgrp 12345 {path}"))
+    return found or [Mutation("it is removed", f"rm -rf {path}")]
+
+
+def _unit(item: dict[str, Any], name: str) -> list[Mutation]:
+    after = item.get("after") or {}
+    found = []
+    if after.get("active") is True:
+        found.append(Mutation("the unit is stopped", f"systemctl stop {name}"))
+    if after.get("enabled") is True:
+        found.append(Mutation("the unit is disabled", f"systemctl disable {name}"))
+    if after.get("active") is False:
+        found.append(Mutation("the unit is started", f"systemctl start {name}"))
+    return found
+
+
+def _environment(item: dict[str, Any], prefix: str) -> list[Mutation]:
+    requirements = sorted((item.get("after") or {}).get("requirements") or {})
+    # A pure-Python package that others need: what a hand-run pip would have left.
+    name = next((n for n in ("idna", "packaging", "filelock", "certifi", "pip") if n in requirements), None)
+    found = [Mutation("the interpreter is gone", f"rm -f {prefix}/bin/python {prefix}/bin/python3")]
+    if name:
+        swap = (
+            f"set -e; cd {prefix}/lib/python3*/site-packages; d=$(ls -d {name}-*.dist-info);"
+            f" mv \"$d\" {name}-0.0.1.dist-info; sed -i 's/^Version: .*/Version: 0.0.1/' {name}-0.0.1.dist-info/METADATA"
+        )
+        found.append(Mutation(f"{name} is of another version", swap))
+        found.append(
+            Mutation(
+                f"{name} is removed", f"cd {prefix}/lib/python3*/site-packages && rm -rf {name} {name}-*.dist-info"
+            )
+        )
+    return found
+
+
+def _manifest(item: dict[str, Any], path: str) -> list[Mutation]:
+    weights = f"$(ls -S {path}/*.safetensors | head -1)"
+    flip = (
+        f'set -e; f={weights}; size=$(stat -c %s "$f"); at=$((size - 64));'
+        ' old=$(dd if="$f" bs=1 skip=$at count=1 2>/dev/null | od -An -tu1 | tr -d " ");'
+        ' printf "$(printf "\\\\%03o" $(( (old + 1) % 256 )))" | dd of="$f" bs=1 seek=$at conv=notrunc 2>/dev/null'
+    )
+    keep_time = f'set -e; f={weights}; touch -r "$f" /tmp/.mtime; {flip}; touch -r /tmp/.mtime "$f"'
+    return [
+        Mutation("a byte of the weights is flipped", flip),
+        Mutation("a byte is flipped behind the clock's back", keep_time, deep=True),
+        Mutation("a file is removed", f"rm -f {path}/config.json"),
+    ]
+
+
+def mutations(item: dict[str, Any]) -> list[Mutation]:
+    """Ways to change one managed item by hand; empty only for items that are looked at and not managed."""
+    kind, after = item["kind"], item.get("after") or {}
+    name = str(item["name"])
+    quoted = shlex.quote(name)
+    if kind in ("read", "disk", "glob", "kernel_module"):
+        return []
+    if kind == "package":
+        if after.get("state") == "absent":
+            return []
+        return [Mutation("the package is removed", REMOVE_PACKAGE.format(name=quoted))]
+    if kind == "file":
+        return _file(item, quoted)
+    if kind == "absent":
+        return [Mutation("something is there", f"mkdir -p $(dirname {quoted}); touch {quoted}")]
+    if kind == "link":
+        return [Mutation("the link points elsewhere", f"ln -sfn /nonexistent {quoted}")]
+    if kind == "directory":
+        return _directory(item, quoted)
+    if kind == "unit":
+        return _unit(item, quoted)
+    if kind == "user":
+        return [
+            Mutation(
+                "the shell is another",
+                f"usermod -s /bin/false-by-hand {quoted} || sed -i 's#^\\({name}:.*:\\)[^:]*$#\\1/bin/other#' /etc/passwd",
+            )
+        ]
+    if kind == "key":
+        return [Mutation("the key is another", f"head -c 200 /dev/urandom > {quoted}")]
+    if kind == "git":
+        who = "-c safe.directory='*' -c user.name=hand -c user.email=hand@example.org"
+        commit = f"git -C {quoted} {who} commit -q --allow-empty -m hand"
+        return [Mutation("HEAD is moved", commit)]
+    if kind in ("conda_env", "venv"):
+        return _environment(item, quoted)
+    if kind == "manifest":
+        return _manifest(item, quoted)
+    raise AssertionError(f"no way is known to change a {kind} by hand: teach tests/fleet/drift.py")

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whatever a role manages is changed by hand, and the next run notices it and heals it.
+
+On Debian 12 each item is changed, noticed and healed in turn. On the others each is noticed in turn, then all are healed in one
+run (every item in turn there too with GPUFLEET_NIGHTLY=1).
+"""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from drift import mutations
+from harness import NIGHTLY, Fleet, running, vars_of
+
+ROLES = ["git", "nginx", "anaconda", "llm_model"]
+IMAGES = ["debian12", "debian13", "ubuntu22-like", "rhel9-like", "arch-like"]
+VARIABLES = "tests/fleet/vars/{role}.yml"
+
+
+@pytest.fixture(scope="module", params=IMAGES)
+def fleet(request):
+    with running(f"drift-{request.param}", {"n1": request.param}) as started:
+        yield started
+
+
+def variables(role: str) -> dict:
+    return vars_of("tests/fleet/vars/all.yml", VARIABLES.format(role=role))
+
+
+def converge(fleet: Fleet, role: str) -> list[dict]:
+    """Converge, prove that nothing differs any more, and return the managed items."""
+    fleet.role(role, **variables(role))
+    again = fleet.role(role, **variables(role))
+    assert again.changed("n1") == 0, str(again)
+    assert not again.drift("n1"), str(again)
+    return again.items("n1")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_item_is_noticed_and_healed(fleet: Fleet, role: str) -> None:
+    items = converge(fleet, role)
+    assert items
+    one_by_one = NIGHTLY or fleet.nodes["n1"] == "debian12"
+    missed, unhealed = [], []
+    for item in items:
+        for mutation in mutations(item):
+            label = f"{item['key']}: {mutation.what}"
+            small = item["kind"] in ("file", "key", "link") and not one_by_one
+            path = shlex.quote(str(item["name"]))
+            fleet.sh("n1", mutation.undoable(path) if small else mutation.script)
+            extra = {f"{role}_deep": True} if mutation.deep else {}
+            seen = fleet.role(role, "--check", **variables(role), **extra)
+            if item["key"] not in seen.drift("n1"):
+                missed.append(label)
+            if small:
+                fleet.sh("n1", mutation.undo(path))
+            if one_by_one:
+                fleet.role(role, **variables(role), **extra)
+                after = fleet.role(role, "--check", **variables(role), **extra)
+                if after.drift("n1"):
+                    unhealed.append(f"{label}: still {sorted(after.drift('n1'))}")
+    if not one_by_one:
+        for item in items:  # whatever was put back is changed once more, so that one run has all of it to heal
+            for mutation in mutations(item)[:1]:
+                fleet.sh("n1", mutation.script, check=False)
+        fleet.role(role, **variables(role), **({"llm_model_deep": True} if role == "llm_model" else {}))
+        after = fleet.role(role, "--check", **variables(role))
+        unhealed += sorted(after.drift("n1"))
+    assert not missed, "not noticed: " + "; ".join(missed)
+    assert not unhealed, "not healed: " + "; ".join(unhealed)
