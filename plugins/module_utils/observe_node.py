@@ -4,9 +4,9 @@
 """The half of C(gpufleet.llm.observe) that runs on the node: it looks, it never writes and never judges.
 
 The controller sends only the functions that a request needs (it follows the names used by each C(look_KIND), see
-plugin_utils/observe.py), so three rules hold here: Python 3.9 and its standard library only; everything is a top-level
-function or constant; imports are inside the function that needs them. C(json), C(subprocess), C(hashlib) and C(re) are
-avoided where C-level parts do: importing them costs more than all the looking (47, 11, 10 and 4 ms measured).
+plugin_utils/observe.py), so these rules hold here: Python 3.9 and its standard library only; everything is a top-level
+function or constant; no string has several lines; imports are inside the function that needs them. C(json),
+C(subprocess), C(hashlib) and C(re) are avoided where C-level parts do: importing them costs more than all the looking.
 
 Every C(look_KIND(item, ctx)) takes one item of the request and returns what is there as a dict of plain values.
 """
@@ -185,12 +185,11 @@ def run(argv, env=None, timeout=COMMAND_TIMEOUT_SECONDS, user=None, cwd="/"):
                 os.setgid(user[1])
                 os.setuid(user[0])
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-            os.execvpe(argv[0], argv, environment)
+            os.execvpe(argv[0], argv, environment)  # noqa: S606
         except OSError as error:
             os.write(2, (f"{argv[0]}: {error.strerror}").encode("utf-8", "surrogateescape"))
-        except BaseException:
-            pass
-        os._exit(127)
+        finally:
+            os._exit(127)
     os.close(out_write)
     os.close(err_write)
     found = {out_read: b"", err_read: b""}
@@ -517,21 +516,21 @@ def rpm_package(name, ctx):
     if not every:
         return {"state": "absent", "version": None, "hold": False, "arch": None}
     machine = os.uname().machine
-    # several may be installed (kernels, multilib): the native architecture first, then the newest by its own order
+    # several may be installed (kernels, multilib): the native architecture's latest entry stands for all
     every.sort(key=lambda one: one[4] in (machine, "noarch"))
     _name, epoch, version, release, arch = every[-1]
     found = {"state": "present", "version": f"{version}-{release}", "hold": False, "arch": arch}
     if epoch:
-        found["version"] = "%d:%s" % (epoch, found["version"])
+        found["version"] = f"{epoch}:{found['version']}"
     if ctx["rpm_locks"]:
         import fnmatch
 
         tail = f"{version}-{release}"
         forms = [name, f"{name}-{version}", f"{name}-{tail}", f"{name}-{tail}.{arch}"]
-        forms += ["%s-%d:%s" % (name, epoch or 0, tail), "%s-%d:%s.%s" % (name, epoch or 0, tail, arch)]
+        forms += [f"{name}-{epoch or 0}:{tail}", f"{name}-{epoch or 0}:{tail}.{arch}"]
         found["hold"] = any(fnmatch.fnmatchcase(form, lock) for form in forms for lock in ctx["rpm_locks"])
     if len(every) > 1:
-        found["versions"] = ["{}{}-{}".format("%d:" % one[1] if one[1] else "", one[2], one[3]) for one in every]
+        found["versions"] = [(f"{one[1]}:" if one[1] else "") + f"{one[2]}-{one[3]}" for one in every]
     return found
 
 
@@ -607,7 +606,7 @@ def units(names, ctx):
                     fields.get("SubState", ""),
                 )
             return result
-        note = "systemctl show failed (rc %d): %s" % (rc, text(err or out).strip()[:200])
+        note = f"systemctl show failed (rc {rc}): {text(err or out).strip()[:200]}"
     else:
         note = "systemd is not running on this node"
     result = {}
@@ -753,8 +752,7 @@ def git_remote(common):
         return None
     inside = False
     url = None
-    for line in lines:
-        line = line.strip()
+    for line in (one.strip() for one in lines):
         if line.startswith("["):
             inside = line.lower().startswith("[remote ") and line[8:].strip(" ]") == '"origin"'
         elif inside:
@@ -830,6 +828,412 @@ def look_git(item, ctx):
     return found
 
 
+# ---------------------------------------------------------------------------------------------------------------- keys
+
+
+def dearmour(data):
+    """Binary packets of every ASCII-armoured block; the data itself when it is not armoured."""
+    import binascii
+
+    if b"-----BEGIN PGP" not in data:
+        return data
+    packets = b""
+    for block in data.split(b"-----BEGIN PGP PUBLIC KEY BLOCK-----")[1:]:
+        lines = block.split(b"-----END PGP", 1)[0].replace(b"\r", b"").split(b"\n")[1:]
+        body = b""
+        header = True
+        for line in (one.strip() for one in lines):
+            if header:
+                if not line:
+                    header = False
+                elif b": " not in line:  # no header lines and no empty line before the data
+                    header = False
+                    body += line
+            elif line and not line.startswith(b"="):  # '=' starts the checksum
+                body += line
+        packets += binascii.a2b_base64(body)
+    return packets
+
+
+def openpgp_packets(data):
+    """[(tag, body)] of OpenPGP packets (RFC 9580, section 4.2), old and new format."""
+    packets = []
+    at = 0
+    while at < len(data):
+        first = data[at]
+        at += 1
+        if not first & 0x80:
+            raise ValueError("this is no OpenPGP key file")
+        if first & 0x40:
+            tag = first & 0x3F
+            body = b""
+            partial = True
+            while partial:
+                length = data[at]
+                at += 1
+                partial = 224 <= length < 255
+                if partial:
+                    length = 1 << (length & 0x1F)
+                elif length == 255:
+                    length = int.from_bytes(data[at : at + 4], "big")
+                    at += 4
+                elif length >= 192:
+                    length = ((length - 192) << 8) + data[at] + 192
+                    at += 1
+                body += data[at : at + length]
+                at += length
+        else:
+            tag = (first & 0x3C) >> 2
+            size = (1, 2, 4, 0)[first & 3]
+            length = int.from_bytes(data[at : at + size], "big") if size else len(data) - at
+            at += size
+            body = data[at : at + length]
+            at += length
+        if at > len(data):
+            raise ValueError("the key file is cut off")
+        packets.append((tag, body))
+    return packets
+
+
+def openpgp_fingerprints(data):
+    """Fingerprints of all primary keys in a key file, upper-case hex: 40 digits (version 4) or 64 (version 6)."""
+    found = []
+    for tag, body in openpgp_packets(dearmour(data)):
+        if tag not in (5, 6):  # secret and public primary keys; subkeys are 7 and 14
+            continue
+        if tag == 5:
+            raise ValueError("the file holds a secret key")
+        if body[0] == 4:
+            try:
+                from _sha1 import sha1
+            except ImportError:
+                from hashlib import sha1
+            digest = sha1(b"\x99" + len(body).to_bytes(2, "big") + body)  # noqa: S324
+        elif body[0] == 6:
+            digest = new_sha256()
+            digest.update(b"\x9b" + len(body).to_bytes(4, "big") + body)
+        else:
+            raise ValueError(f"version {body[0]} keys are not supported")
+        found.append(digest.hexdigest().upper())
+    return found
+
+
+def look_key(item, ctx):
+    """An OpenPGP key file and the fingerprints of its primary keys."""
+    path = full_path(item["path"])
+    status = follow_stat(path)
+    found = {"state": kind_of(status)}
+    if status is None:
+        return found
+    found.update(attributes(status))
+    if found["state"] == "file":
+        found["fingerprints"] = openpgp_fingerprints(read_bytes(path))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- Python environments
+
+
+def normal_name(name):
+    """A distribution's name as PEP 503 compares it."""
+    name = name.lower().replace("_", "-").replace(".", "-")
+    while "--" in name:
+        name = name.replace("--", "-")
+    return name
+
+
+def site_folders(prefix):
+    """[(X.Y, site-packages)] of a prefix, newest Python first."""
+    found = []
+    try:
+        names = os.listdir(prefix + "/lib")
+    except OSError:
+        return found
+    for name in names:
+        minor = name[8:]
+        if name.startswith("python3.") and minor.isdigit() and os.path.isdir(f"{prefix}/lib/{name}/site-packages"):
+            found.append((int(minor), f"3.{minor}", f"{prefix}/lib/{name}/site-packages"))
+    return [one[1:] for one in sorted(found, reverse=True)]
+
+
+def distributions(folder):
+    """Installed distributions: {normalised name: (version, metadata directory or file)}."""
+    found = {}
+    for entry in os.listdir(folder):
+        if entry[:1] == "~":  # what pip renamed and could not remove
+            continue
+        if entry.endswith(".dist-info"):
+            name, _, version = entry[:-10].rpartition("-")
+        elif entry.endswith(".egg-info"):
+            words = entry[:-9].split("-")
+            if len(words) > 1:
+                name, version = words[0], words[1]
+            else:
+                name, version = words[0], egg_version(folder + "/" + entry)
+        else:
+            continue
+        if name:
+            found[normal_name(name)] = (version, folder + "/" + entry)
+    return found
+
+
+def egg_version(path):
+    """Version in the PKG-INFO of an egg-info directory without one in its name."""
+    try:
+        for line in read_bytes(path + "/PKG-INFO").splitlines():
+            if line.startswith(b"Version: "):
+                return text(line[9:]).strip()
+    except OSError:
+        pass
+    return ""
+
+
+def distribution_damage(folder, info, deep):
+    """What of a distribution is not there, or None. C(deep) compares every file with the sha256 in its RECORD.
+
+    Otherwise the top-level names in the first 16 KiB of RECORD must exist, which notices a removed package directory.
+    """
+    if not info.endswith(".dist-info"):
+        return None
+    if not os.path.exists(info + "/METADATA"):
+        return "its METADATA is gone"
+    try:
+        record = read_bytes(info + "/RECORD", None if deep else 16384)
+    except FileNotFoundError:
+        return "its RECORD is gone"
+    own = os.path.basename(info)
+    if not deep:
+        tops = set()
+        for line in record.split(b"\n")[: -1 if len(record) == 16384 else None]:
+            name = line.strip(b'"\r').split(b",", 1)[0]
+            top = name.split(b"/", 1)[0]
+            if top not in (b"", b"..", b"__pycache__"):
+                tops.add(top)
+        for top in tops:
+            if not os.path.lexists(folder + "/" + text(top)):
+                return text(top) + " is gone"
+        return None
+    import csv
+    from base64 import urlsafe_b64encode
+    from hashlib import sha256
+
+    for row in csv.reader(text(record).splitlines()):
+        if len(row) != 3 or not row[1].startswith("sha256=") or row[0].startswith(own + "/"):
+            continue
+        try:
+            digest = sha256(read_bytes(os.path.join(folder, row[0]))).digest()
+        except OSError:
+            return row[0] + " is gone"
+        if urlsafe_b64encode(digest).rstrip(b"=").decode() != row[1][7:]:
+            return row[0] + " was changed"
+    return None
+
+
+def interpreter_damage(prefix, python):
+    """Why the prefix's interpreter cannot be the one its packages are for, or None."""
+    path = prefix + "/bin/python"
+    status = follow_stat(path)
+    if status is None:
+        target = f" (a link to {os.readlink(path)})" if os.path.islink(path) else ""
+        return f"bin/python is not there{target}"
+    if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111:
+        return "bin/python is not executable"
+    real = os.path.basename(os.path.realpath(path))
+    if python and real.startswith("python3.") and real[8:].isdigit():
+        minor = ".".join(python.split(".")[:2])
+        if real[6:] != minor:
+            return f"bin/python is Python {real[6:]}, the packages are for {minor}"
+    return None
+
+
+def requirements_found(item, folder, owned, deep):
+    """({name: version or None} of the wanted ones, and all others when exact; [damage])."""
+    every = distributions(folder) if folder else {}
+    found = {}
+    damage = []
+    for name in item.get("requirements", ()):
+        version, info = every.get(name, (None, None))
+        found[name] = version
+        if info is not None:
+            broken = distribution_damage(folder, info, deep)
+            if broken:
+                damage.append(f"{name}: {broken}")
+    if item.get("exact") and "requirements" in item:
+        for name, (version, info) in every.items():
+            if name in found or name in owned:
+                continue
+            try:
+                if read_bytes(info + "/INSTALLER", 64).strip() == b"conda":
+                    continue
+            except OSError:
+                pass
+            found[name] = version
+    return found, damage
+
+
+def look_venv(item, ctx):
+    """A virtual environment: its interpreter without running it, and its distributions."""
+    prefix = full_path(item["prefix"])
+    found = {"state": "absent", "python": None, "requirements": {}, "manager": None}
+    if not os.path.isdir(prefix):
+        if lstat(prefix) is not None:
+            found["state"] = "broken"
+            found["damage"] = ["is no directory"]
+        return found
+    settings = {}
+    try:
+        for line in text(read_bytes(prefix + "/pyvenv.cfg")).splitlines():
+            key, _, value = line.partition("=")
+            settings[key.strip().lower()] = value.strip()
+    except FileNotFoundError:
+        found["state"] = "broken" if os.listdir(prefix) else "absent"
+        found["damage"] = ["has no pyvenv.cfg"]
+        return found
+    version = settings.get("version") or settings.get("version_info") or ""
+    found["python"] = ".".join(version.split(".")[:3]) or None
+    found["manager"] = "uv" if "uv" in settings else "virtualenv" if "virtualenv" in settings else "venv"
+    minor = ".".join(version.split(".")[:2])
+    folders = dict(site_folders(prefix))
+    folder = folders.get(minor) if minor else next(iter(folders.values()), None)
+    damage = [one for one in (interpreter_damage(prefix, found["python"]),) if one]
+    if folder is None:
+        damage.append("has no site-packages")
+    found["requirements"], broken = requirements_found(item, folder, ("pip", "setuptools", "wheel"), ctx["deep"])
+    damage += broken
+    found["state"] = "broken" if damage else "present"
+    if damage:
+        found["damage"] = damage
+    return found
+
+
+def look_conda_env(item, ctx):
+    """A conda environment by its conda-meta and site-packages; half-made ones are C(broken)."""
+    prefix = full_path(item["prefix"])
+    found = {"state": "absent", "python": None, "packages": {}, "requirements": {}, "manager": None}
+    if not os.path.isdir(prefix):
+        if lstat(prefix) is not None:
+            found["state"] = "broken"
+            found["damage"] = ["is no directory"]
+        return found
+    installed = {}
+    damage = []
+    try:
+        with os.scandir(prefix + "/conda-meta") as entries:
+            for entry in entries:
+                words = entry.name[:-5].rsplit("-", 2)
+                if entry.name.endswith(".json") and len(words) == 3:
+                    installed[words[0]] = (words[1], words[2])
+                    if entry.stat().st_size == 0:
+                        damage.append(f"conda-meta/{entry.name} is empty")
+    except (FileNotFoundError, NotADirectoryError):
+        found["state"] = "broken" if os.listdir(prefix) else "absent"
+        found["damage"] = ["has no conda-meta"]
+        return found
+    found["manager"] = "conda"
+    if not os.path.isfile(prefix + "/conda-meta/history"):
+        damage.append("has no conda-meta/history: it was never finished")
+    folder = None
+    if "python" in installed:
+        found["python"] = installed["python"][0]
+        broken = interpreter_damage(prefix, found["python"])
+        if broken:
+            damage.append(broken)
+        folder = dict(site_folders(prefix)).get(".".join(found["python"].split(".")[:2]))
+        if folder is None:
+            damage.append("has no site-packages")
+    elif "python" in item or "requirements" in item:
+        damage.append("has no Python")
+    wanted = item.get("packages", ())
+    for name in wanted:
+        found["packages"][name] = "=".join(installed[name]) if name in installed else None
+    if item.get("exact") and "packages" in item:
+        for name, words in installed.items():
+            found["packages"].setdefault(name, "=".join(words))
+    owned = {normal_name(name) for name in installed}
+    found["requirements"], broken = requirements_found(item, folder, owned, ctx["deep"])
+    damage += broken
+    found["state"] = "broken" if damage else "present"
+    if damage:
+        found["damage"] = damage
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- weights
+
+# Files up to this size are hashed at every look: cheaper than being wrong.
+ALWAYS_HASH_BYTES = 65536
+
+
+def git_sha1_of(path, size):
+    """Hex sha1 of a file as a git blob: what the hub's tree lists for files that are not in LFS."""
+    from hashlib import sha1
+
+    digest = sha1(b"blob %d\0" % size)  # noqa: S324
+    with open(path, "rb", buffering=0) as stream:
+        while True:
+            block = stream.read(1048576)
+            if not block:
+                return digest.hexdigest()
+            digest.update(block)
+
+
+def verification_record(path):
+    """The record's entries {relative path: {size, mtime_ns, inode, sha256}}; empty when there is none or it is damaged."""
+    try:
+        data = read_bytes(path)
+    except OSError:
+        return {}
+    import json
+
+    try:
+        files = json.loads(data.decode("utf-8"))["files"]
+        return files if isinstance(files, dict) else {}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def manifest_verdict(path, wanted, known, deep):
+    """One file against its manifest entry: None (as wanted), C(missing), C(changed) or C(unverified)."""
+    status = follow_stat(path)
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return "missing"
+    if status.st_size != wanted["size"]:
+        return "changed"
+    if "git_sha1" in wanted:
+        return None if git_sha1_of(path, status.st_size) == wanted["git_sha1"] else "changed"
+    if deep or status.st_size <= ALWAYS_HASH_BYTES:
+        return None if sha256_of(path, status.st_size) == wanted["sha256"] else "changed"
+    if (
+        not isinstance(known, dict)
+        or known.get("size") != status.st_size
+        or known.get("mtime_ns") != status.st_mtime_ns
+        or known.get("inode") != status.st_ino
+    ):
+        return "unverified"
+    return None if known.get("sha256") == wanted["sha256"] else "changed"
+
+
+def look_manifest(item, ctx):
+    """Weights against their manifest: large files by what the verification record knows of them, or all by their bytes."""
+    base = full_path(item["path"]).rstrip("/")
+    found = {"state": "absent", "missing": [], "changed": [], "unverified": [], "bytes": 0}
+    if not os.path.isdir(base):
+        if lstat(base) is not None:
+            found["state"] = kind_of(lstat(base))
+        found["missing"] = sorted(item["files"])
+        return found
+    known = verification_record(full_path(item.get("record") or base + "/.gpufleet/verified.json"))
+    for name in sorted(item["files"]):
+        path = base + "/" + name
+        verdict = manifest_verdict(path, item["files"][name], known.get(name), ctx["deep"])
+        if verdict:
+            found[verdict].append(name)
+        if verdict != "missing":
+            found["bytes"] += os.stat(path).st_size
+    found["state"] = "incomplete" if found["missing"] else "present"
+    return found
+
+
 # ------------------------------------------------------------------------------------------------------ commands, reads
 
 
@@ -900,7 +1304,7 @@ def platform():
     except OSError:
         pass
     return {
-        "python": "%d.%d.%d" % sys.version_info[:3],
+        "python": ".".join(str(part) for part in sys.version_info[:3]),
         "kernel": name.release,
         "machine": name.machine,
         "uid": os.geteuid(),
