@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""site.yml on real nodes: bare to an answer, a second run, check mode, a lost node, a killed run, an installed collection."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import ROOT, Fleet, Play, running, vars_of, wait_for
+
+NODES = {"n1": "debian12:t4", "n2": "debian12", "n3": "debian12"}
+# The state of a node that a check run must leave alone. Logs, caches and what sshd and sudo touch are left out.
+FINGERPRINT = (
+    "(cat /var/lib/dpkg/status; getent passwd; systemctl list-unit-files --no-legend;"
+    " find /etc /opt /usr/local /srv /home -xdev -not -path '*/.ansible*' -printf '%p %y %m %s %T@\\n' | sort) | sha256sum"
+)
+
+
+@pytest.fixture(scope="module")
+def fleet():
+    with running("site", NODES) as started:
+        yield started
+
+
+def variables(tmp: Path) -> dict:
+    return {
+        **vars_of("inventories/demo/group_vars/all.yml"),
+        "gpufleet_hosts": "nodes",
+        "gpufleet_results_dir": str(tmp),
+    }
+
+
+def site(fleet: Fleet, tmp: Path, *args: str, ok: bool | None = True, env: dict | None = None, **more) -> Play:
+    return fleet.play("site.yml", *args, ok=ok, env=env, **{**variables(tmp), **more})
+
+
+def reports(tmp: Path) -> dict[str, dict]:
+    return {path.stem: json.loads(path.read_text()) for path in tmp.glob("*.json")}
+
+
+def test_1_check_on_bare_nodes_changes_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    before = {node: fleet.sh(node, FINGERPRINT) for node in NODES}
+    play = site(fleet, tmp_path, "--check", "--diff")
+    assert {node: fleet.sh(node, FINGERPRINT) for node in NODES} == before
+    for node in NODES:
+        assert play.drift(node), f"{node} is bare, and nothing was said to differ"
+        assert play.stats[node]["failed"] == 0
+
+
+def test_2_a_lost_node_leaves_the_others_running_and_is_named(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.sh("n3", "systemctl stop ssh.socket ssh.service; pkill -f 'sshd: ops' || true")
+    try:
+        play = site(fleet, tmp_path, ok=False)
+        found = reports(tmp_path)
+        assert found["n1"]["ok"] and found["n2"]["ok"], str(play)
+        assert not found["n3"]["ok"]
+        assert found["n3"]["reachable"] is False
+        assert found["n3"]["failures"][0]["where"] == "connection"
+        assert found["n3"]["failures"][0]["remedy"]
+        assert "2 of 3 nodes are ok" in play.output
+    finally:
+        fleet.sh("n3", "systemctl start ssh")
+
+
+def test_3_every_node_answers_and_says_so(fleet: Fleet, tmp_path: Path) -> None:
+    site(fleet, tmp_path)
+    found = reports(tmp_path)
+    wanted = set(variables(tmp_path)["llm_model_wanted"])
+    for node in NODES:
+        assert found[node]["ok"], found[node]["failures"]
+        assert set(found[node]["models"]) == wanted
+        for name, model in found[node]["models"].items():
+            assert model["load_seconds"] > 0, name
+            assert model["peak_memory_bytes"] > 0, name
+            assert "answer" in model, name
+    assert found["n1"]["gpu"]["count"] == 1
+    assert found["n1"]["gpu"]["names"] == ["Tesla T4"]
+    assert found["n2"]["gpu"]["count"] == 0
+
+
+def test_4_a_second_run_changes_nothing_and_costs_at_most_ten_calls(fleet: Fleet, tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    wrapper = tmp_path / "ssh"
+    # What really went over ssh, to check the number that the recap prints. Control commands (-O) are no calls.
+    wrapper.write_text(f'#!/bin/sh\ncase " $* " in *" -O "*) ;; *) echo "$*" >> {calls} ;; esac\nexec ssh "$@"\n')
+    wrapper.chmod(0o755)
+    play = site(fleet, tmp_path, ansible_ssh_executable=str(wrapper))
+    sent = calls.read_text().splitlines()
+    addresses = {node: fleet.sh(node, "hostname -I").split()[0] for node in NODES}
+    for node in NODES:
+        assert play.changed(node) == 0, str(play)
+        really = sum(1 for line in sent if f" {addresses[node]} " in line)
+        assert play.calls[node] == really, f"the recap says {play.calls[node]}, ssh was called {really} times"
+        assert play.calls[node] <= 10
+
+
+def test_5_check_and_diff_on_converged_nodes_show_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    play = site(fleet, tmp_path, "--check", "--diff")
+    for node in NODES:
+        assert play.changed(node) == 0
+        assert not play.drift(node)
+    assert "\n--- before" not in play.output
+    assert "\n+++ after" not in play.output
+
+
+def test_6_without_injected_and_gathered_facts(fleet: Fleet, tmp_path: Path) -> None:
+    play = site(fleet, tmp_path, env={"ANSIBLE_INJECT_FACT_VARS": "false", "ANSIBLE_GATHERING": "explicit"})
+    assert all(play.changed(node) == 0 for node in NODES)
+
+
+@pytest.mark.parametrize(("name", "python"), [("core-2.18", "3.11"), ("core-2.21", "3.13")])
+def test_7_other_versions_of_ansible_core_agree(fleet: Fleet, tmp_path: Path, name: str, python: str) -> None:
+    made = subprocess.run([ROOT / "tools" / "setup", name, python], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no Python {python} on this machine")
+    environment = Path(made.stdout.strip())
+    path = f"{environment / 'bin'}:{os.environ['PATH']}"
+    fleet.sh("n2", "rm -f /etc/gitconfig; apt-get purge -qy nginx nginx-common 2>/dev/null || true")
+    play = site(fleet, tmp_path, env={"PATH": path})
+    assert play.changed("n2") > 0, "the drift on n2 was healed by this version"
+    again = site(fleet, tmp_path, env={"PATH": path})
+    assert all(again.changed(node) == 0 for node in NODES), str(again)
+    assert "[DEPRECATION WARNING]" not in again.output, again.output
+
+
+def test_8_from_an_installed_collection(fleet: Fleet, tmp_path: Path) -> None:
+    subprocess.run(
+        ["ansible-galaxy", "collection", "build", "--output-path", str(tmp_path), "--force"], cwd=ROOT, check=True
+    )
+    tarball = next(tmp_path.glob("gpufleet-llm-*.tar.gz"))
+    installed = tmp_path / "installed"
+    install = ["ansible-galaxy", "collection", "install", "--offline", "-p", str(installed), str(tarball)]
+    subprocess.run(install, cwd=tmp_path, check=True)
+    extra = json.dumps(variables(tmp_path / "results"))
+    done = subprocess.run(
+        ["ansible-playbook", "gpufleet.llm.site", "-i", fleet.inventory, "-e", extra],
+        cwd=tmp_path,
+        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(installed), "ANSIBLE_CONFIG": os.devnull},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert set(reports(tmp_path / "results")) == set(NODES)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_9_a_run_killed_anywhere_is_healed_by_the_next(tmp_path: Path, seed: int) -> None:
+    at = random.Random(seed).randint(8, 60)
+    print(f"killed after task {at}", file=sys.stderr)
+    with running(f"killed-{seed}", {"n1": "debian12"}) as fleet:
+        log = tmp_path / "log"
+        with log.open("w") as out:
+            run = subprocess.Popen(
+                fleet.argv("site.yml", **variables(tmp_path)),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+                env=fleet.environment(),
+                start_new_session=True,
+            )
+            wait_for(
+                f"task {at} or the end of the run",
+                lambda: run.poll() is not None or log.read_text().count("\nTASK [") >= at,
+                seconds=900,
+            )
+            if run.poll() is None:
+                os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+        site(fleet, tmp_path)
+        again = site(fleet, tmp_path)
+        assert again.changed("n1") == 0, str(again)
+        assert reports(tmp_path)["n1"]["ok"]
