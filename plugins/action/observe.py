@@ -9,7 +9,7 @@ import secrets
 from typing import Any
 
 from ansible import constants
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.gpufleet.llm.plugins.plugin_utils import observe
@@ -48,16 +48,18 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(f"missing_python wants fail or report, got {missing_python!r}")
 
         self._remote_calls = 0
+        self._unusable: list[str] = []
         look = self._look(items, deep, self._interpreter(task_vars or {}))
         if look is None:
             if missing_python == "fail":
+                found = f" (too old or broken: {', '.join(self._unusable)})" if self._unusable else ""
                 raise AnsibleActionFail(
-                    "This node has no Python 3.9 or newer, so nothing on it can be looked at. Install one (Debian: "
+                    f"This node has no Python 3.9 or newer{found}, so nothing on it can be looked at. Install one (Debian: "
                     "apt-get install python3; RHEL: dnf install python3; Arch: pacman -S python), for example with "
                     "ansible.builtin.raw, or set ansible_python_interpreter to the one it has.",
                     result={"python_missing": True, "remote_calls": self._remote_calls},
                 )
-            look = observe.result_without_python(items)
+            look = observe.result_without_python(items, self._unusable)
 
         result.update(look)
         result["remote_calls"] = self._remote_calls
@@ -68,6 +70,8 @@ class ActionModule(ActionBase):
 
     def _interpreter(self, task_vars: dict[str, Any]) -> str | None:
         """ansible_python_interpreter (variable, environment or ansible.cfg) when it names one, else None."""
+        if self._task.delegate_to:
+            task_vars = task_vars.get("ansible_delegated_vars", {}).get(self._task.delegate_to, task_vars)
         try:
             value = constants.config.get_config_value("INTERPRETER_PYTHON", variables=task_vars)
         except Exception as error:  # an interpreter that cannot be read is no reason not to look
@@ -85,22 +89,31 @@ class ActionModule(ActionBase):
         answer: dict[str, Any] | None = None
         ways = self._ways()
         for number, way in enumerate(ways):
-            returned = self._send(payload, interpreter, token, way)
-            said = f"{returned.get('stdout', '')}\n{returned.get('stderr', '')}"
             try:
-                answer = observe.parse_answer(returned.get("stdout", ""), token)
+                returned = self._send(payload, interpreter, token, way)
+            except AnsibleConnectionFailure:
+                raise  # unreachable is unreachable
+            except AnsibleError as error:  # become failed before the command ran
+                if number + 1 < len(ways) and any(words in str(error) for words in WANTS_TTY):
+                    continue
+                raise
+            stdout, stderr = returned.get("stdout", ""), returned.get("stderr", "")
+            try:
+                answer = observe.parse_answer(stdout, token)
             except observe.ObserveError as error:
-                raise AnsibleActionFail(str(error), result={"stderr": returned.get("stderr", "")[-2000:]}) from None
+                raise AnsibleActionFail(str(error), result={"stderr": stderr[-2000:]}) from None
             if answer is not None:
                 break
-            if observe.no_python_mark(token) in returned.get("stdout", ""):
+            unusable = observe.unusable_pythons(stdout, token)
+            if unusable is not None:
+                self._unusable = unusable
                 return None
-            if number + 1 < len(ways) and any(words in said for words in WANTS_TTY):
-                display.vv("observe: become wants a terminal, sending the script as an argument")
+            if number + 1 < len(ways) and any(words in stdout + stderr for words in WANTS_TTY):
                 continue
+            said = "\n".join(one.strip() for one in (stdout, stderr) if one.strip())
             raise AnsibleActionFail(
-                f"The node did not answer (rc {returned.get('rc')}): {said.strip()[-2000:] or 'nothing was said'}",
-                result={"rc": returned.get("rc"), "stdout": returned.get("stdout", "")[-2000:]},
+                f"The node did not answer (rc {returned.get('rc')}): {said[-2000:] or 'nothing was said'}",
+                result={"rc": returned.get("rc"), "stdout": stdout[-2000:]},
             )
         assert answer is not None
         display.vv(

@@ -196,20 +196,26 @@ def run(argv, env=None, timeout=COMMAND_TIMEOUT_SECONDS, user=None, cwd="/"):
     open_ends = [out_read, err_read]
     deadline = time.monotonic() + timeout
     late = False
+    status = None
     while open_ends:
-        left = deadline - time.monotonic()
-        ready = select.select(open_ends, [], [], left)[0] if left > 0 else []
-        if not ready:
-            late = True
-            os.killpg(child, signal.SIGKILL)
-            break
+        ready = select.select(open_ends, [], [], 0.5)[0]
         for end in ready:
             block = os.read(end, 65536)
             if not block:
                 open_ends.remove(end)
             elif len(found[end]) < OUTPUT_LIMIT:
                 found[end] += block
-    status = os.waitpid(child, 0)[1]
+        if time.monotonic() > deadline:
+            late = True
+            os.killpg(child, signal.SIGKILL)
+            break
+        if not ready:  # something the command left running may keep its stdout open for ever
+            done, code = os.waitpid(child, os.WNOHANG)
+            if done:
+                status = code
+                break
+    if status is None:
+        status = os.waitpid(child, 0)[1]
     os.close(out_read)
     os.close(err_read)
     rc = 124 if late else (os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
@@ -405,6 +411,8 @@ def dpkg_package(name, ctx):
             "hold": words[:1] == ["hold"],
             "arch": arch,
         }
+        if found["state"] == "present" and words[0] not in ("install", "hold"):
+            found["state"] = "installed but selected for " + words[0]
         if "reinstreq" in words:
             found["state"] = "reinst-required"
         rank = (found["state"] != "absent", arch in (machine_arch(), "all"))
@@ -1213,19 +1221,42 @@ def manifest_verdict(path, wanted, known, deep):
     return None if known.get("sha256") == wanted["sha256"] else "changed"
 
 
+def manifest_file(path):
+    """(files, fingerprint) of a manifest kept on the node as JSON; C(None, None) when it cannot be read."""
+    import json
+
+    try:
+        manifest = json.loads(read_bytes(path).decode("utf-8"))
+        files = {}
+        for name, entry in manifest["files"].items():
+            if name.startswith("/") or ".." in name.split("/"):
+                raise ValueError("a path leaves the directory")
+            digest = "sha256" if entry.get("sha256") else "git_sha1"
+            files[name] = {"size": int(entry["size"]), digest: entry[digest]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None, None
+    fingerprint = manifest.get("fingerprint")
+    return files, None if fingerprint is None else str(fingerprint)
+
+
 def look_manifest(item, ctx):
     """Weights against their manifest: large files by what the verification record knows of them, or all by their bytes."""
     base = full_path(item["path"]).rstrip("/")
     found = {"state": "absent", "missing": [], "changed": [], "unverified": [], "bytes": 0}
+    wanted = item.get("files") or {}
+    if "manifest" in item:
+        files, found["fingerprint"] = manifest_file(full_path(item["manifest"]))
+        found["manifest"] = "readable" if files is not None else "missing or unreadable"
+        wanted = {**(files or {}), **wanted}
     if not os.path.isdir(base):
         if lstat(base) is not None:
             found["state"] = kind_of(lstat(base))
-        found["missing"] = sorted(item["files"])
+        found["missing"] = sorted(wanted)
         return found
     known = verification_record(full_path(item.get("record") or base + "/.gpufleet/verified.json"))
-    for name in sorted(item["files"]):
+    for name in sorted(wanted):
         path = base + "/" + name
-        verdict = manifest_verdict(path, item["files"][name], known.get(name), ctx["deep"])
+        verdict = manifest_verdict(path, wanted[name], known.get(name), ctx["deep"])
         if verdict:
             found[verdict].append(name)
         if verdict != "missing":

@@ -59,7 +59,8 @@ options:
       - 'C(conda_env): C(prefix), C(python), C(packages) (conda packages), C(requirements) (Python distributions), C(exact).
         C(venv): the same without C(packages). Versions may be V(null).'
       - 'C(manifest): C(path) of a directory, C(files) (relative path to C(size) and C(sha256) or C(git_sha1)), C(record)
-        (default C(PATH/.gpufleet/verified.json)).'
+        (default C(PATH/.gpufleet/verified.json)). Files of at most 64 KiB are hashed at every look. C(manifest) may name a
+        JSON file on the node whose C(files) come under those of the item and whose C(fingerprint) must be that of the item.'
       - 'C(command): C(argv), C(rc) (default V(0)), C(stdout) (exact, stripped) or C(regex), C(env), C(no_log).'
       - 'C(kernel_module): C(name), C(loaded). C(glob): C(pattern), C(paths) (exactly these, default none).'
       - 'C(read): C(key) and C(path) or C(argv); C(disk): C(path). These two never differ; they only bring back what is

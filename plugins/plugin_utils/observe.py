@@ -52,7 +52,7 @@ KINDS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "absent": ({"path": "path"}, {}),
     "link": ({"path": "path", "target": "str"}, {}),
     "directory": ({"path": "path"}, {"owner": "name", "group": "name", "mode": "mode"}),
-    "unit": ({"name": "str"}, {"enabled": "bool", "active": "bool", "masked": "bool"}),
+    "unit": ({"name": "unit"}, {"enabled": "bool", "active": "bool", "masked": "bool"}),
     "user": (
         {"name": "str"},
         {"state": "presence", "home": "str", "shell": "str", "group": "name", "groups": "names", "uid": "int"},
@@ -67,7 +67,10 @@ KINDS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {"python": "str", "packages": "versions", "requirements": "versions", "exact": "bool"},
     ),
     "venv": ({"prefix": "path"}, {"python": "str", "requirements": "versions", "exact": "bool"}),
-    "manifest": ({"path": "path", "files": "files"}, {"record": "path"}),
+    "manifest": (
+        {"path": "path"},
+        {"files": "files", "manifest": "path", "fingerprint": "str", "record": "path"},
+    ),
     "command": (
         {"argv": "argv"},
         {"rc": "int", "stdout": "text", "regex": "regex", "env": "env", "no_log": "bool"},
@@ -87,7 +90,7 @@ def plain(value: Any) -> Any:
     if value is None or value is True or value is False:
         return value
     if isinstance(value, str):
-        return str.__str__(value) if type(value) is str else "".join(value)
+        return str.__str__(value)
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     if isinstance(value, int):
@@ -136,6 +139,13 @@ def _path(value: Any) -> str:
     word = _string(value)
     if not word.startswith(("/", "~")):
         raise ValueError("wants an absolute path")
+    return word
+
+
+def _unit(value: Any) -> str:
+    word = _string(value)
+    if len(word) > 255 or not re.fullmatch(r"[A-Za-z0-9:_.@\\-]+", word):
+        raise ValueError("is no name of a systemd unit")
     return word
 
 
@@ -237,6 +247,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "names": _list(_string),
     "path": _path,
     "paths": _list(_path),
+    "unit": _unit,
     "mode": _mode,
     "bool": to_bool,
     "int": _int,
@@ -279,6 +290,10 @@ def check_item(raw: Any, position: int) -> Item:
         raise ObserveError(f"{label}: {', '.join(missing)} is missing")
     if kind == "read" and ("path" in item) == ("argv" in item):
         raise ObserveError(f"{label}: wants either path or argv")
+    if kind == "manifest" and not ("files" in item or "manifest" in item):
+        raise ObserveError(f"{label}: files is missing (or manifest, the path of one on the node)")
+    if "fingerprint" in item and "manifest" not in item:
+        raise ObserveError(f"{label}: fingerprint needs manifest, the path of the file that has it")
     if kind == "file" and "content" in item and "sha256" in item:
         raise ObserveError(f"{label}: wants content or sha256, not both")
     item.setdefault("key", f"{kind}:{item_name(item)}")
@@ -294,19 +309,19 @@ def item_name(item: Item) -> str:
 
 
 def build_request(raw_items: Any) -> list[Item]:
-    """The checked items of a task. Raises ObserveError for the first thing wrong, and when a key occurs twice."""
+    """The checked items of a task, one that is given twice only once.
+
+    Raises ObserveError for the first thing wrong, and when two different items have the same key.
+    """
     raw = plain(raw_items)
     if not isinstance(raw, list):
         raise ObserveError(f"items wants a list of dicts, got {type(raw).__name__}")
-    items = [check_item(one, position) for position, one in enumerate(raw)]
-    seen: dict[str, int] = {}
-    for position, item in enumerate(items):
-        if item["key"] in seen:
-            raise ObserveError(
-                f"items[{seen[item['key']]}] and items[{position}] have the same key {item['key']!r}; set `key`"
-            )
-        seen[item["key"]] = position
-    return items
+    items: dict[str, Item] = {}
+    for position, one in enumerate(raw):
+        item = check_item(one, position)
+        if items.setdefault(item["key"], item) != item:
+            raise ObserveError(f"items[{position}]: another item has the same key {item['key']!r}; give it a `key`")
+    return list(items.values())
 
 
 def content_sha256(content: str) -> str:
@@ -333,7 +348,7 @@ def wire_item(item: Item) -> Item:
         "read": ("path", "argv", "env"),
         "conda_env": ("prefix", "packages", "requirements", "exact"),
         "venv": ("prefix", "requirements", "exact"),
-        "manifest": ("path", "files", "record"),
+        "manifest": ("path", "files", "manifest", "record"),
     }.get(kind, ("name", "path", "pattern"))
     for key in needed:
         if key in item:
@@ -448,9 +463,9 @@ def build_command(interpreter: str | None, token: str, argument: bytes | None = 
         load, tail = "s.stdin.buffer.read()", ""
     else:
         load, tail = "__import__('binascii').a2b_base64(s.argv[1])", " " + base64.b64encode(argument).decode()
+    # on one line: a csh as login shell takes no line end inside quotes
     boot = (
-        "import sys as s,zlib as z\n"
-        f"if s.version_info<(3,9):s.exit({RC_OLD_PYTHON})\n"
+        f"import sys as s,zlib as z;s.version_info<(3,9) and s.exit({RC_OLD_PYTHON});"
         f"exec(compile(z.decompress({load}),'observe','exec'),{{'__name__':'observe'}})"
     )
     candidates = [shlex.quote(one) for one in PYTHONS]
@@ -461,12 +476,18 @@ def build_command(interpreter: str | None, token: str, argument: bytes | None = 
 
 def _command_text(candidates: Sequence[str], boot: str, tail: str, token: str) -> str:
     return (
-        f"b={shlex.quote(boot)}; for p in {' '.join(candidates)}; do "
+        f"b={shlex.quote(boot)}; o=; for p in {' '.join(candidates)}; do "
         'eval "set -- $p"; command -v "$1" >/dev/null 2>&1 || continue; '
         f'"$@" -I -S -X utf8 -c "$b"{tail}; r=$?; '
-        f"case $r in {RC_OLD_PYTHON}|126|127) ;; *) exit $r;; esac; done; "
-        f"echo {shlex.quote(no_python_mark(token))}; exit {RC_NO_PYTHON}"
+        f'case $r in {RC_OLD_PYTHON}|126|127) o="$o $1";; *) exit $r;; esac; done; '
+        f'echo {shlex.quote(no_python_mark(token))}"$o"; exit {RC_NO_PYTHON}'
     )
+
+
+def unusable_pythons(stdout: str, token: str) -> list[str] | None:
+    """Interpreters that are there and too old or broken, when the bootstrap found no usable one; else None."""
+    found = re.search(re.escape(no_python_mark(token)) + "([^\r\n]*)", stdout)
+    return sorted(set(found[1].split())) if found else None
 
 
 def parse_answer(stdout: str, token: str) -> dict[str, Any] | None:
@@ -720,8 +741,12 @@ def compare_environment(item: Item, found: Item) -> Reasons:
 def compare_manifest(item: Item, found: Item) -> Reasons:
     """Reasons why weights are not as their manifest says."""
     if found["state"] not in ("present", "incomplete"):
-        return [f"is {found['state']}, wanted a directory with {len(item['files'])} files"]
+        return [f"is {found['state']}, wanted a directory with the files of its manifest"]
     reasons: Reasons = []
+    if found.get("manifest", "readable") != "readable":
+        reasons.append(f"the manifest {item['manifest']} is {found['manifest']}")
+    elif "fingerprint" in item and found.get("fingerprint") != item["fingerprint"]:
+        reasons.append(f"the manifest's fingerprint is {found.get('fingerprint')}, wanted {item['fingerprint']}")
     for key, words in (
         ("missing", "missing"),
         ("changed", "not as in the manifest"),
@@ -808,6 +833,10 @@ def after_of(item: Item) -> Item:
         after.pop("exact", None)
     elif item["kind"] == "manifest":
         after = {"state": "present", "missing": [], "changed": [], "unverified": []}
+        if "manifest" in item:
+            after["manifest"] = "readable"
+        if "fingerprint" in item:
+            after["fingerprint"] = item["fingerprint"]
     elif item["kind"] == "git":
         after.setdefault("clean", True)
     elif item["kind"] == "kernel_module":
@@ -878,11 +907,14 @@ def compare(items: Sequence[Item], answer: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def result_without_python(items: Sequence[Item]) -> dict[str, Any]:
+def result_without_python(items: Sequence[Item], unusable: Sequence[str] = ()) -> dict[str, Any]:
     """The result for a node without Python: everything differs, because nothing could be looked at."""
     entries = []
+    reason = "the node has no Python 3.9 or newer" + (
+        f" (too old or broken: {', '.join(unusable)})" if unusable else ""
+    )
     for item in items:
-        entry = compare_item(item, {"error": "the node has no Python 3.9 or newer"})
+        entry = compare_item(item, {"error": reason})
         entry["before"] = {}
         entries.append(printable(entry))
     return {
