@@ -1,7 +1,7 @@
 # Copyright: gpufleet.llm contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How many bytes a model needs at a precision: measured where somebody measured, estimated otherwise."""
+"""How many bytes a model needs at a precision: stated by the model's own table, or estimated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """Bytes needed; C(basis) is C(measured) or C(estimated); C(bytes_low) is the estimate's lower end."""
+    """Bytes needed; C(basis) is C(stated) (the model's own table) or C(estimated); C(bytes_low) is the estimate's lower end."""
 
     bytes_: int
     bytes_low: int
@@ -42,12 +42,13 @@ def need(
 ) -> Need | None:
     """What a model needs on a device, or nothing when neither a measurement nor a size is known.
 
-    A measured figure of the model's own table wins. It is of its own context length: nothing is added to it.
+    A figure of the model's own table wins (C(memory_bytes) on a card, C(host_bytes) on the processor). It is of its own
+    context length: nothing is added to it.
     """
     entry = (model.get("precisions") or {}).get(precision) or {}
-    measured = entry.get("memory_bytes")
-    if measured and device == entry.get("device", "cuda"):
-        return Need(int(measured), int(measured), "measured")
+    measured = entry.get("memory_bytes" if device == "cuda" else "host_bytes")
+    if measured:
+        return Need(int(measured), int(measured), "stated")
     weights = weights_bytes(model, bits)
     if weights is None:
         return None
@@ -56,6 +57,4 @@ def need(
     if device == "cpu":
         overhead = int(constants["cpu_overhead_bytes"])
         return Need(base + overhead, base + overhead, "estimated")
-    return Need(
-        base + int(constants["overhead_high_bytes"]), base + int(constants["overhead_low_bytes"]), "estimated"
-    )
+    return Need(base + int(constants["overhead_high_bytes"]), base + int(constants["overhead_low_bytes"]), "estimated")

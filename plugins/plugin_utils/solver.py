@@ -14,7 +14,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.gpufleet.llm.plugins.plugin_utils import estimator, solver_rules, tables as tables_module
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import estimator, solver_rules
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import tables as tables_module
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.solver_rules import Card, Driver, Violation
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.tables import Row, Tables, release, version
 
@@ -38,6 +39,7 @@ PINS: dict[str, str] = {
     "torch_index": "pypi (the Python index or a mirror of it) or pytorch (the PyTorch index)",
     "torch_variant": "a variant of the PyTorch index such as cu126, or cpu",
 }
+ENVIRONMENT_KEYS = ("torch", "torch_variant", "torch_index", "python")
 MODEL_PINS = ("precision", "python", "torch", "torch_index", "torch_variant")
 METHODS = ("auto", "distribution", "nvidia_repo", "runfile", "none")
 
@@ -51,6 +53,7 @@ class Environment:
     variant: str = ""
     index: str = ""
     python: str = ""
+    cpu: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +149,9 @@ class _Solver:
             value = raw[key]
             if key not in PINS:
                 known = solver_rules.text_list(sorted(PINS))
-                self._conflict(Violation("pin-understood", f"gpufleet_pins.{key}", f"one of {known}"), "Remove or rename it.")
+                self._conflict(
+                    Violation("pin-understood", f"gpufleet_pins.{key}", f"one of {known}"), "Remove or rename it."
+                )
             elif value is None or value == "":
                 continue
             elif key == "models":
@@ -155,29 +160,45 @@ class _Solver:
                 pins[key] = str(value).lower() in ("true", "yes", "1")
             else:
                 pins[key] = self._pin_text(key, value)
-        allowed = {"driver_method": METHODS, "driver_flavour": ("open", "proprietary"), "torch_index": ("pypi", "pytorch")}
+        allowed = {
+            "driver_method": METHODS,
+            "driver_flavour": ("open", "proprietary"),
+            "torch_index": ("pypi", "pytorch"),
+        }
         for key, values in {**allowed, "accelerator": ("cuda", "cpu")}.items():
             if key in pins and pins[key] not in values:
                 wanted = solver_rules.text_list(values)
-                self._conflict(Violation("pin-understood", f"gpufleet_pins.{key}: {pins[key]}", wanted), f"Set it to {wanted}.")
+                self._conflict(
+                    Violation("pin-understood", f"gpufleet_pins.{key}: {pins[key]}", wanted), f"Set it to {wanted}."
+                )
         return pins
 
     def _model_pins(self, model: str, raw: Mapping[str, Any]) -> dict[str, str]:
         for key in sorted(set(raw) - set(MODEL_PINS)):
             known = solver_rules.text_list(MODEL_PINS)
             self._conflict(
-                Violation("pin-understood", f"gpufleet_pins.models.{model}.{key}", f"one of {known}"), "Remove or rename it."
+                Violation("pin-understood", f"gpufleet_pins.models.{model}.{key}", f"one of {known}"),
+                "Remove or rename it.",
             )
-        return {key: self._pin_text(key, value) for key, value in raw.items() if key in MODEL_PINS and value not in (None, "")}
+        return {
+            key: self._pin_text(key, value)
+            for key, value in raw.items()
+            if key in MODEL_PINS and value not in (None, "")
+        }
 
     def _pin_text(self, key: str, value: Any) -> str:
         text = str(value).strip()
+        if key == "precision":
+            text = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(text, text)
         if isinstance(value, float):
             # YAML reads 3.10 as 3.1 and 2.10 as 2.1: nobody can tell any more what was meant.
             self._conflict(
                 Violation("pin-understood", f"gpufleet_pins.{key}: {text} (a number)", "a version as text"),
                 f"Put it in quotes in the inventory, for example {key}: '{text}' (YAML reads 3.10 as 3.1).",
             )
+        numbered = ("cuda_toolkit", "compute_capability", "driver_branch", "driver_version", "python", "torch")
+        if key in numbered and not re.search(r"\d", text) and text not in ("none", UNPINNED):
+            self._conflict(Violation("pin-understood", f"gpufleet_pins.{key}: {text}", "a version"), "Correct the pin.")
         return text
 
     # -- cards -------------------------------------------------------------------------------------------------------
@@ -205,7 +226,11 @@ class _Solver:
             elif (bounds := self.tables.device_range(device)) is not None:
                 possible = tuple(bounds["possible"])
                 self._because(
-                    f"{label}: {bounds['name']}", f"only the range of PCI device id {device} is known", "card-known", "chips", bounds
+                    f"{label}: {bounds['name']}",
+                    f"only the range of PCI device id {device} is known",
+                    "card-known",
+                    "chips",
+                    bounds,
                 )
                 self._warn("card-known", f"{label}: only the generation is known; the choice serves all of it")
             else:
@@ -234,7 +259,9 @@ class _Solver:
                 Violation("gpu-required", "no NVIDIA card", "a card (gpufleet_pins.accelerator: cuda)"),
                 "Add a card, or set gpufleet_pins.accelerator to cpu.",
             )
-        environments = self._environments()
+        for note in self.request.get("notes") or []:
+            self._warn("gpu-state", str(note))
+        environments = self._environments(cuda)
         trial: Trial | None = None
         builds: Mapping[str, Build | None]
         if cuda:
@@ -246,10 +273,15 @@ class _Solver:
             builds = {e.name: self._choose_build(e, None) for e in environments}
         driver = trial.driver if trial else None
         for environment in environments:
-            self._explain_build(environment, builds[environment.name], driver)
+            self._explain_build(environment, builds[environment.name], None if environment.cpu else driver)
         toolkit = self._toolkit(driver, builds) if cuda else self._toolkit_without_card()
-        models = [self._fit(model, builds[self._environment_name(model)], cuda) for model in self.models]
-        self._together(models, cuda)
+        on_card = {e.name: cuda and not e.cpu for e in environments}
+        models = [
+            self._fit(model, builds[name], on_card[name])
+            for model, name in ((m, self._environment_name(m)) for m in self.models)
+        ]
+        self._together([m for m in models if m["device"] == "cuda"], True)
+        self._together([m for m in models if m["device"] == "cpu"], False)
         download, disk = self._bytes(trial, toolkit, builds, models)
         base = builds.get("") or next((b for b in builds.values() if b is not None), None)
         return {
@@ -279,31 +311,38 @@ class _Solver:
     def _environment_name(self, model: Mapping[str, Any]) -> str:
         return str(model["name"])
 
-    def _environments(self) -> list[Environment]:
+    def _environments(self, cuda: bool) -> list[Environment]:
         """One per model; without a model one that holds what the inventory pins."""
         if not self.models:
-            return [self._environment("", {}, {})]
+            return [self._environment("", {}, {}, cuda)]
         own = self.pins.get("models") or {}
-        return [self._environment(self._environment_name(m), m, own.get(m["name"]) or {}) for m in self.models]
+        return [self._environment(self._environment_name(m), m, own.get(m["name"]) or {}, cuda) for m in self.models]
 
-    def _environment(self, name: str, model: Mapping[str, Any], own: Mapping[str, str]) -> Environment:
-        values = {"torch": "", "torch_variant": "", "torch_index": "", "python": ""}
-        for key in values:
-            pinned = own.get(key) or self.pins.get(key) or ""
-            locked = str(model.get(key) or "")
-            if key == "torch" and pinned and "+" in pinned:
-                pinned, _plus, variant = pinned.partition("+")
-                values["torch_variant"] = variant
-                values["torch_index"] = "pytorch"
-            if pinned and locked and not _same(pinned, locked):
+    def _environment(self, name: str, model: Mapping[str, Any], own: Mapping[str, str], cuda: bool) -> Environment:
+        """What the inventory pins and the model's own lock says; a conflict where they differ."""
+        pinned = {key: own.get(key) or self.pins.get(key) or "" for key in ENVIRONMENT_KEYS}
+        locked = {key: str(model.get(key) or "") for key in ENVIRONMENT_KEYS}
+        for values in (pinned, locked):
+            if "+" in values["torch"]:
+                values["torch"], _plus, values["torch_variant"] = values["torch"].partition("+")
+                values["torch_index"] = values["torch_index"] or "pytorch"
+        for key in ENVIRONMENT_KEYS:
+            mine, theirs = pinned[key], locked[key]
+            supported = [str(p) for p in model.get("pythons") or []] if key == "python" else []
+            if mine and theirs and not _same(mine, theirs) and mine not in supported:
                 self._conflict(
-                    Violation("pins-hold", f"{key} {pinned} pinned by the inventory", f"{key} {locked} of {name}'s own lock"),
-                    f"Remove the pin of {key}, or make it {locked} for this model (gpufleet_pins.models.{name}.{key}).",
+                    Violation(
+                        "pins-hold", f"{key} {mine} pinned by the inventory", f"{key} {theirs} of {name}'s own lock"
+                    ),
+                    f"Remove the pin of {key}, or make it {theirs} for this model (gpufleet_pins.models.{name}.{key}).",
                 )
-            values[key] = pinned or locked or values[key]
-        if values["torch_variant"] == "cpu":
-            values["torch_index"] = values["torch_index"] or "pytorch"
-        return Environment(name, values["torch"], values["torch_variant"], values["torch_index"], values["python"])
+        values = {key: pinned[key] or locked[key] for key in ENVIRONMENT_KEYS}
+        if pinned["torch"] and locked["torch"] and _same(pinned["torch"], locked["torch"]):
+            values["torch"] = locked["torch"]
+        cpu = not cuda or values["torch_variant"] == "cpu" or model.get("device") == "cpu"
+        if cuda and cpu and model.get("device") != "cpu" and model:
+            self._warn("arch-coverage", f"{name} runs on the processor: its torch is a CPU wheel, by its lock or a pin")
+        return Environment(name, values["torch"], values["torch_variant"], values["torch_index"], values["python"], cpu)
 
     # -- torch -------------------------------------------------------------------------------------------------------
 
@@ -315,8 +354,8 @@ class _Solver:
         elif environment.torch:
             rows = [r for r in rows if _same(environment.torch, r["torch"])]
         for row in rows:
-            for index, variant, glibc in self._options(row, environment, driver):
-                yield self._judge(row, index, variant, glibc, environment, driver)
+            for option in self._options(row, environment, driver):
+                yield self._judge(row, option, environment, driver)
 
     def _options(self, row: Row, environment: Environment, driver: Driver | None) -> list[tuple[str, str, str]]:
         python_index = ("pypi", tables_module.cuda_variant(row["pypi_cuda"]), str(row["pypi_glibc"]))
@@ -325,21 +364,20 @@ class _Solver:
         elif environment.torch == UNPINNED:
             own = [python_index]
         else:
-            variants = [("pytorch", str(v["variant"]), str(v["glibc"])) for v in self.tables.torch_variants(row["torch"])]
+            variants = [
+                ("pytorch", str(v["variant"]), str(v["glibc"])) for v in self.tables.torch_variants(row["torch"])
+            ]
             if environment.variant == "cpu":
                 variants.append(("pytorch", "cpu", str(row["pypi_glibc"])))
             twin = [v for v in variants if v[1] == python_index[1]]
             others = [v for v in variants if v[1] != python_index[1]]
             own = [*twin, *others, python_index] if environment.variant else [python_index, *others, *twin]
         return [
-            option
-            for option in own
-            if environment.index in ("", option[0]) and environment.variant in ("", option[1])
+            option for option in own if environment.index in ("", option[0]) and environment.variant in ("", option[1])
         ]
 
-    def _judge(
-        self, row: Row, index: str, variant: str, glibc: str, environment: Environment, driver: Driver | None
-    ) -> Build:
+    def _judge(self, row: Row, option: tuple[str, str, str], environment: Environment, driver: Driver | None) -> Build:
+        index, variant, glibc = option
         found: list[Violation] = []
         label = f"torch {row['torch']} ({variant}, {index})"
         python = environment.python or next(
@@ -353,17 +391,18 @@ class _Solver:
             found.append(Violation("wheel-glibc", f"glibc {node_glibc}", f"glibc {glibc} or newer for {label}"))
         code: list[str] = []
         if driver is not None and variant != "cpu":
-            found += self._judge_card(row, index, variant, label, driver, code)
+            found += self._judge_card(row, index, variant, driver, code)
         elif driver is not None:
             found.append(Violation("arch-coverage", label, "a wheel with code for the card"))
         return Build(row, index, variant, python, glibc, tuple(code), tuple(found))
 
-    def _judge_card(
-        self, row: Row, index: str, variant: str, label: str, driver: Driver, code: list[str]
-    ) -> Iterator[Violation]:
+    def _judge_card(self, row: Row, index: str, variant: str, driver: Driver, code: list[str]) -> Iterator[Violation]:
+        label = f"torch {row['torch']} ({variant}, {index})"
         cuda = tables_module.variant_cuda(variant)
         if self.system == "Windows" and index == "pypi":
-            yield Violation("wheel-windows", label, "a wheel of the PyTorch index (the Python index has CPU wheels only)")
+            yield Violation(
+                "wheel-windows", label, "a wheel of the PyTorch index (the Python index has CPU wheels only)"
+            )
         compiled = self.tables.arch_list(variant, row["torch"], self.machine)
         if compiled is None:
             yield Violation("wheel-exists", f"{label} for {self.machine}", "a wheel whose GPU code the tables know")
@@ -374,15 +413,19 @@ class _Solver:
                 how = solver_rules.covers(cc, compiled["arch"], compiled["ptx"])
                 if how is None:
                     yield Violation(
-                        "arch-coverage", f"{card.label} (compute capability {cc})",
+                        "arch-coverage",
+                        f"{card.label} (compute capability {cc})",
                         f"one of {', '.join(compiled['arch'])}{' +PTX' if compiled['ptx'] else ''}, the code in {label}",
                     )
                     break
-                if how.endswith("PTX") and not lifted and (
-                    driver.cuda_api is None or version(driver.cuda_api) < version(cuda)
+                if (
+                    how.endswith("PTX")
+                    and not lifted
+                    and (driver.cuda_api is None or version(driver.cuda_api) < version(cuda))
                 ):
                     yield Violation(
-                        "arch-coverage", f"driver {driver.label} (CUDA {driver.cuda_api})",
+                        "arch-coverage",
+                        f"driver {driver.label} (CUDA {driver.cuda_api})",
                         f"CUDA {cuda} or newer, to compile the PTX of {label} for {card.label}",
                     )
                     break
@@ -403,7 +446,7 @@ class _Solver:
     def _choose_build(self, environment: Environment, driver: Driver | None) -> Build | None:
         """The first wheel that breaks no rule, else the first of all (with what is wrong), else nothing."""
         first: Build | None = None
-        for build in self._candidates(environment, driver):
+        for build in self._candidates(environment, None if environment.cpu else driver):
             if not build.violations:
                 return build
             first = first or build
@@ -414,8 +457,13 @@ class _Solver:
         if build is None:
             asked = "+".join(x for x in (environment.torch or "any", environment.variant) if x)
             self._conflict(
-                Violation("pin-understood", f"torch {asked} from {environment.index or 'any index'}{for_whom}", "a wheel in the tables"),
-                self._torch_remedy(environment, None, driver) or "Correct the pin, or run tools/update_tables.py for a newer release.",
+                Violation(
+                    "pin-understood",
+                    f"torch {asked} from {environment.index or 'any index'}{for_whom}",
+                    "a wheel in the tables",
+                ),
+                self._torch_remedy(environment, None, driver)
+                or "Correct the pin, or run tools/update_tables.py for a newer release.",
             )
             return
         if build.violations:
@@ -424,17 +472,29 @@ class _Solver:
                 self._conflict(violation, remedy)
             return
         asked_for = [f"{k} {v}" for k, v in (("torch", environment.torch), ("variant", environment.variant)) if v]
-        because = f"asked for: {', '.join(asked_for)}" if asked_for else "the newest release whose wheel breaks no rule here"
+        because = (
+            f"asked for: {', '.join(asked_for)}" if asked_for else "the newest release whose wheel breaks no rule here"
+        )
         if driver is not None and build.cuda:
-            because += f"; code {', '.join(build.code)} serves the card, CUDA {build.cuda} runs on driver {driver.label}"
+            because += (
+                f"; code {', '.join(build.code)} serves the card, CUDA {build.cuda} runs on driver {driver.label}"
+            )
         self._because(f"{build.label}, Python {build.python}{for_whom}", because, "wheel-exists", "torch", build.row)
         if driver is not None and build.cuda:
             compiled = self.tables.arch_list(build.variant, build.torch, self.machine)
             if compiled is not None:
-                self._because(f"{build.variant}{for_whom}", f"compiled for {', '.join(compiled['arch'])}", "arch-coverage", "torch", compiled)
+                self._because(
+                    f"{build.variant}{for_whom}",
+                    f"compiled for {', '.join(compiled['arch'])}",
+                    "arch-coverage",
+                    "torch",
+                    compiled,
+                )
             floor = solver_rules.mvc_floor(self.tables, build.cuda, self.system)
             if floor is not None:
-                self._because(f"driver {floor[0]} or newer{for_whom}", f"CUDA {build.cuda}", "mvc-floor", "drivers", floor[1])
+                self._because(
+                    f"driver {floor[0]} or newer{for_whom}", f"CUDA {build.cuda}", "mvc-floor", "drivers", floor[1]
+                )
         if not self.os.get("glibc"):
             self._warn("wheel-glibc", f"the C library of the node is not known; the wheel needs glibc {build.glibc}")
 
@@ -450,22 +510,33 @@ class _Solver:
             other = self._choose_build(dataclasses.replace(environment, torch=""), driver)
             if other is not None and not other.violations:
                 ways.append(f"pin {other.requirement} from the {_index_name(other.index)}")
-        if driver is not None and build is not None and any(v.rule == "mvc-floor" for v in build.violations) and build.cuda:
+        if (
+            driver is not None
+            and build is not None
+            and any(v.rule == "mvc-floor" for v in build.violations)
+            and build.cuda
+        ):
             floor = solver_rules.mvc_floor(self.tables, build.cuda, self.system)
             _first, last = solver_rules.branch_interval(self.tables, self.cards)
             if floor is not None and (last is None or version(floor[0])[0] <= last):
-                ways.append(f"install driver {floor[0]} or newer (branch {max(version(floor[0])[0], self.tables.default_branch)})")
+                ways.append(
+                    f"install driver {floor[0]} or newer (branch {max(version(floor[0])[0], self.tables.default_branch)})"
+                )
             if solver_rules.forward_compatible(self.tables, driver, self.cards, build.cuda) is None:
                 ways.append("set gpufleet_pins.forward_compatibility to true (package cuda-compat, data-centre cards)")
         if build is not None and any(v.rule == "wheel-python" for v in build.violations):
             ways.append(f"use Python {build.row['pythons'][0]} to {build.row['pythons'][-1]}")
-        free = self._choose_build(Environment(environment.name, python=environment.python), driver)
+        free = self._choose_build(Environment(environment.name, python=environment.python, cpu=environment.cpu), driver)
         if free is not None and not free.violations:
             way = f"take {free.requirement} from the {_index_name(free.index)}"
             if not any(free.requirement in w for w in ways):
                 ways.append(way)
         text = ", or ".join(ways)
-        return text[:1].upper() + text[1:] + "." if text else "No wheel in the tables serves this node: use another card, or the CPU."
+        return (
+            text[:1].upper() + text[1:] + "."
+            if text
+            else "No wheel in the tables serves this node: use another card, or the CPU."
+        )
 
     # -- driver ------------------------------------------------------------------------------------------------------
 
@@ -490,7 +561,9 @@ class _Solver:
             branch = version(wanted)[0]
             if branch_pin and (not branch_pin.isdigit() or int(branch_pin) != branch):
                 self._conflict(
-                    Violation("pins-hold", f"driver_branch {branch_pin} and driver_version {wanted}", "pins that agree"),
+                    Violation(
+                        "pins-hold", f"driver_branch {branch_pin} and driver_version {wanted}", "pins that agree"
+                    ),
                     "Remove one of the two pins.",
                 )
             if installed and installed.version == wanted:
@@ -498,7 +571,7 @@ class _Solver:
             return [self._new(branch, wanted, installed)]
         if branch_pin.isdigit():
             if installed and installed.branch == int(branch_pin):
-                return [installed]
+                return [installed, self._new(int(branch_pin), None, installed)]
             return [self._new(int(branch_pin), None, installed)]
         if method == "none" and installed:
             return [installed]
@@ -507,16 +580,22 @@ class _Solver:
         if last is not None:
             target = min(target, last)
         if target < first:
-            newer = [r["branch"] for r in self.tables.drivers["branches"] if r["branch"] >= first and r["status"] == "supported"]
+            newer = [
+                r["branch"]
+                for r in self.tables.drivers["branches"]
+                if r["branch"] >= first and r["status"] == "supported"
+            ]
             target = min(newer, default=first)
         fresh = self._new(target, None, installed)
-        return [installed, fresh] if installed and installed.branch != target else [installed or fresh]
+        return [installed, fresh] if installed else [fresh]
 
     def _new(self, branch: int, wanted: str | None, installed: Driver | None) -> Driver:
         action = "install"
         if installed is not None:
             here = version(installed.version or installed.branch)
-            action = "upgrade" if here < version(wanted or branch) else "downgrade"
+            # A branch without a version stands for its newest release.
+            newer = here < version(wanted) if wanted else here[0] <= branch
+            action = "upgrade" if newer else "downgrade"
         return Driver(branch, wanted, "", action, self.tables.cuda_api(branch), self.system)
 
     def _with_flavour(self, driver: Driver) -> tuple[Driver, Violation | None]:
@@ -534,7 +613,9 @@ class _Solver:
                 return chosen, None
             names = ", ".join(card.label for card in self.cards)
             wanted = solver_rules.text_list(fitting) if fitting else "no flavour at all"
-            return chosen, Violation("module-flavour", f"{pinned} modules", f"{wanted} for {names} with branch {driver.branch}")
+            return chosen, Violation(
+                "module-flavour", f"{pinned} modules", f"{wanted} for {names} with branch {driver.branch}"
+            )
         if driver.action == "keep" and (not driver.flavour or driver.flavour in cards):
             return dataclasses.replace(driver, flavour=driver.flavour or (fitting or shipped)[0]), None
         if fitting:
@@ -543,7 +624,9 @@ class _Solver:
         names = ", ".join(f"{card.label} ({'/'.join(card.possible)})" for card in self.cards)
         rule = "module-flavour" if cards else "one-driver-for-all-cards"
         wanted = f"{solver_rules.text_list(cards)} modules" if cards else "one flavour that drives all of them"
-        return dataclasses.replace(driver, flavour=shipped[0]), Violation(rule, f"branch {driver.branch} for {names}", wanted)
+        return dataclasses.replace(driver, flavour=shipped[0]), Violation(
+            rule, f"branch {driver.branch} for {names}", wanted
+        )
 
     def _try(self, candidate: Driver, environments: Sequence[Environment]) -> Trial:
         driver, flavour_fault = self._with_flavour(candidate)
@@ -552,18 +635,38 @@ class _Solver:
             first, last = solver_rules.branch_interval(self.tables, self.cards)
             names = ", ".join(f"{card.label} ({'/'.join(card.possible)})" for card in self.cards)
             if last is not None and first > last:
-                found.append(Violation("one-driver-for-all-cards", names, f"one branch that is {first} or newer and {last} or older"))
+                found.append(
+                    Violation(
+                        "one-driver-for-all-cards", names, f"one branch that is {first} or newer and {last} or older"
+                    )
+                )
             elif driver.branch < first:
-                found.append(Violation("driver-drives-card", f"driver {driver.label}", f"branch {first} or newer for {names}"))
+                found.append(
+                    Violation("driver-drives-card", f"driver {driver.label}", f"branch {first} or newer for {names}")
+                )
             elif last is not None and driver.branch > last:
-                found.append(Violation("driver-drives-card", f"driver {driver.label}", f"branch {last} or older for {names}"))
+                found.append(
+                    Violation("driver-drives-card", f"driver {driver.label}", f"branch {last} or older for {names}")
+                )
             running = bool((self.request.get("driver") or {}).get("loaded"))
             limit = solver_rules.kernel_limit(self.tables, driver, str(self.os.get("kernel") or ""))
             if limit is not None and not (driver.action == "keep" and running):
                 why = limit[0]["why"]
-                found.append(Violation("kernel-limit", f"kernel {self.os.get('kernel')} with driver {driver.label}", f"{limit[1]} ({why})"))
+                found.append(
+                    Violation(
+                        "kernel-limit",
+                        f"kernel {self.os.get('kernel')} with driver {driver.label}",
+                        f"{limit[1]} ({why})",
+                    )
+                )
             if driver.action != "keep" and self.pins.get("driver_method") == "none":
-                found.append(Violation("driver-present", f"driver {(self._installed() or driver).label if self._installed() else 'not installed'}", f"driver {driver.label} (gpufleet_pins.driver_method is none)"))
+                found.append(
+                    Violation(
+                        "driver-present",
+                        f"driver {(self._installed() or driver).label if self._installed() else 'not installed'}",
+                        f"driver {driver.label} (gpufleet_pins.driver_method is none)",
+                    )
+                )
         builds = {e.name: self._choose_build(e, driver) for e in environments}
         compat = {name: bool(b and b.cuda and self._compat(driver, b.cuda)) for name, b in builds.items()}
         return Trial(driver, tuple(found), builds, compat)
@@ -583,19 +686,29 @@ class _Solver:
         elif len(trials) > 1:
             because = f"the installed driver {trials[0].driver.label} does not do: {self._why_not(trials[0])}"
         else:
-            because = "the default of a fleet" if driver.branch == self.tables.default_branch else "the newest that knows the cards"
+            because = (
+                "the default of a fleet"
+                if driver.branch == self.tables.default_branch
+                else "the newest that knows the cards"
+            )
         self._because(f"driver {driver.label}: {driver.action}", because, "driver-drives-card", "drivers", row)
         for card in self.cards:
             architecture = self.tables.architecture(card.possible[0]) if card.possible else None
             if architecture is not None and self.system == "Linux":
                 end = architecture["last_branch"]
+                flavours = " or ".join(architecture["module_flavours"])
+                kind = f"{card.label} is {architecture['architecture']}"
                 self._because(
                     f"{driver.flavour} modules",
-                    f"{card.label} is {architecture['architecture']}: {' or '.join(architecture['module_flavours'])}, last branch {end or 'none yet'}",
-                    "module-flavour", "architectures", architecture,
+                    f"{kind}: {flavours}, last branch {end or 'none yet'}",
+                    "module-flavour",
+                    "architectures",
+                    architecture,
                 )
         if row is None:
-            self._warn("driver-branch-status", f"branch {driver.branch} is not in the tables of {self.tables.drivers['as_of']}")
+            self._warn(
+                "driver-branch-status", f"branch {driver.branch} is not in the tables of {self.tables.drivers['as_of']}"
+            )
         elif row["status"] == "ended" and self.system == "Linux":
             end = "" if row["end_of_support"] in (None, "ended") else f" ({row['end_of_support']})"
             better = self.tables.default_branch
@@ -605,8 +718,12 @@ class _Solver:
         for warning in self.tables.drivers["kernel_warnings"]:
             kernel = solver_rules.kernel_version(str(self.os.get("kernel") or ""))
             if (
-                driver.action != "keep" and driver.branch == warning["branch"] and driver.version and kernel
-                and version(driver.version) <= version(warning["up_to"]) and kernel >= version(warning["kernel_from"])
+                driver.action != "keep"
+                and driver.branch == warning["branch"]
+                and driver.version
+                and kernel
+                and version(driver.version) <= version(warning["up_to"])
+                and kernel >= version(warning["kernel_from"])
                 and self.os.get("distribution") == warning["distribution"]
             ):
                 self._warn("kernel-limit", f"{warning['why']}: {warning['remedy']}")
@@ -641,14 +758,18 @@ class _Solver:
             return {"version": None, "needed": False}
         row = self.tables.toolkit(pinned)
         if row is None:
-            self._conflict(Violation("pin-understood", f"cuda_toolkit {pinned}", "a toolkit in the tables"), "Correct the pin.")
+            self._conflict(
+                Violation("pin-understood", f"cuda_toolkit {pinned}", "a toolkit in the tables"), "Correct the pin."
+            )
         return {"version": str(row["cuda"]) if row else pinned, "needed": True}
 
     def _toolkit(self, driver: Driver | None, builds: Mapping[str, Build | None]) -> dict[str, Any]:
         pinned = self.pins.get("cuda_toolkit")
         compiling = [m for m in self.models if m.get("needs_nvcc")]
         if pinned is None and not compiling:
-            self._because("no CUDA toolkit", "running a model needs none: the wheels carry their own CUDA", "toolkit-architecture")
+            self._because(
+                "no CUDA toolkit", "running a model needs none: the wheels carry their own CUDA", "toolkit-architecture"
+            )
             return {"version": None, "needed": False}
         if pinned == "none":
             self._because("no CUDA toolkit", "the inventory says so", "pins-hold")
@@ -675,7 +796,10 @@ class _Solver:
                 needed = version(floor[0])[0] if floor else 0
                 reachable = floor is not None and (last is None or needed <= last)
                 self._conflict(
-                    broken, f"Install driver {floor[0]} or newer, or pin an older toolkit." if floor and reachable else "Pin an older toolkit."
+                    broken,
+                    f"Install driver {floor[0]} or newer, or pin an older toolkit."
+                    if floor and reachable
+                    else "Pin an older toolkit.",
                 )
             column = row["windows"] if self.system == "Windows" else row["linux"]
             if broken is None and column and not driver.at_least(column):
@@ -697,11 +821,19 @@ class _Solver:
         if mine < release(first):
             wanted, remedy = f"CUDA {first} or newer", f"Pin a toolkit from {first} on."
         elif last is not None and mine > release(last):
-            wanted, remedy = f"CUDA {last} or older", f"Pin cuda_toolkit {last}: the last that compiles for {architecture['architecture']}."
+            wanted, remedy = (
+                f"CUDA {last} or older",
+                f"Pin cuda_toolkit {last}: the last that compiles for {architecture['architecture']}.",
+            )
         else:
             return
         self._conflict(
-            Violation("toolkit-architecture", f"CUDA {row['cuda']} on {card.label} ({architecture['architecture']}, {cc})", wanted), remedy
+            Violation(
+                "toolkit-architecture",
+                f"CUDA {row['cuda']} on {card.label} ({architecture['architecture']}, {cc})",
+                wanted,
+            ),
+            remedy,
         )
 
     # -- models ------------------------------------------------------------------------------------------------------
@@ -709,7 +841,7 @@ class _Solver:
     def _fit(self, model: Mapping[str, Any], build: Build | None, cuda: bool) -> dict[str, Any]:
         name = str(model["name"])
         own = (self.pins.get("models") or {}).get(name) or {}
-        pinned = own.get("precision") or self.pins.get("precision")
+        pinned = own.get("precision") or self.pins.get("precision") or model.get("precision")
         device = "cuda" if cuda else "cpu"
         if not cuda and model.get("requires_gpu"):
             self._conflict(
@@ -728,7 +860,7 @@ class _Solver:
                 chosen = candidate
                 break
         if chosen is None:
-            self._no_precision(name, considered, card, available, pinned, bool(model.get("requires_gpu")) and not cuda)
+            self._no_precision(name, considered, card, pinned, bool(model.get("requires_gpu")) and not cuda)
         else:
             self._explain_precision(name, chosen, card, available, model)
         shown = chosen or (considered[0] if considered else None)
@@ -757,15 +889,14 @@ class _Solver:
 
     def _order(self, model: Mapping[str, Any], device: str) -> list[str]:
         """Precisions in the order of preference; a model's own list limits them."""
-        offered = model.get("precisions") or {"bf16": {}, "fp16": {}}
-        full = bool({"bf16", "fp16", "fp32"} & set(offered))
+        offered = model.get("precisions") or {"bfloat16": {}, "float16": {}, "float32": {}}
+        full = bool({"bfloat16", "float16", "float32"} & set(offered))
         if device == "cpu":
-            return ["fp32"] if full else [p for p in ("int8", "int4") if p in offered and offered[p].get("cpu")]
-        safe = model.get("fp16_safe", True)
-        order = []
-        if full:
-            order = (["bf16"] if model.get("bf16", True) else []) + (["fp16", "fp32"] if safe else ["fp32", "fp16"])
-        return order + [p for p in ("int8", "int4") if p in offered]
+            return ["float32"] if full else [p for p in ("int8", "int4") if p in offered and offered[p].get("cpu")]
+        halves = ["float16", "float32"] if model.get("float16_safe", True) else ["float32", "float16"]
+        order = [p for p in ("bfloat16", *halves, "int8", "int4") if p in offered]
+        preferred = model.get("preferred")
+        return sorted(order, key=lambda p: p != preferred)
 
     def _candidate(
         self, model: Mapping[str, Any], precision: str, device: str, card: Card | None, available: int | None
@@ -773,59 +904,80 @@ class _Solver:
         row = self.tables.precision(precision)
         offered = (model.get("precisions") or {}).get(precision) or {}
         out: dict[str, Any] = {
-            "precision": precision, "dtype": None, "method": offered.get("method"), "needed_bytes": None, "basis": None, "violation": None,
+            "precision": precision,
+            "dtype": None,
+            "method": offered.get("method"),
+            "needed_bytes": None,
+            "basis": None,
+            "violation": None,
         }
         if row is None:
             known = [r["precision"] for r in self.tables.precisions["precisions"]]
             out["violation"] = Violation("pin-understood", f"precision {precision}", solver_rules.text_list(known))
             return out
         if precision.startswith("int") and model.get("precisions") and precision not in model["precisions"]:
-            out["violation"] = Violation("pin-understood", f"precision {precision}", f"one that {model['name']} offers: {', '.join(sorted(model['precisions']))}")
+            out["violation"] = Violation(
+                "pin-understood",
+                f"precision {precision}",
+                f"one that {model['name']} offers: {', '.join(sorted(model['precisions']))}",
+            )
             return out
         constants = self.tables.precisions["estimator"]
         need = estimator.need(model, precision, int(row["bits"]), constants, device)
         if need is not None:
             out["needed_bytes"], out["basis"] = need.bytes_, need.basis
-        out["violation"] = self._hardware(model, precision, row, out, device, card)
+        out["violation"] = self._hardware(model, row, out, card if device == "cuda" else None)
         if out["violation"] is None and need is not None and available is not None:
             limit = int(available * constants["refuse_above_free"])
             if need.bytes_ > limit:
                 out["violation"] = Violation(
-                    "precision-memory", f"{_gb(available)} usable, of which {_gb(limit)} may be filled", f"{_gb(need.bytes_)} for {precision}"
+                    "precision-memory",
+                    f"{_gb(available)} usable, of which {_gb(limit)} may be filled",
+                    f"{_gb(need.bytes_)} for {precision}",
                 )
         return out
 
-    def _hardware(
-        self, model: Mapping[str, Any], precision: str, row: Row, out: dict[str, Any], device: str, card: Card | None
-    ) -> Violation | None:
+    def _hardware(self, model: Mapping[str, Any], row: Row, out: dict[str, Any], card: Card | None) -> Violation | None:
         """Sets C(dtype); the violation of C(dtype-hardware) or C(host-memory)."""
-        if device == "cpu" or card is None:
+        precision = str(row["precision"])
+        if card is None:
             out["dtype"] = "float32"
             return None
         lowest = min((release(cc) for cc in card.possible), default=(0, 0))
-        bf16 = self.tables.precision("bf16")
-        fp16 = self.tables.precision("fp16")
+        bf16 = self.tables.precision("bfloat16")
+        fp16 = self.tables.precision("float16")
         if bf16 is None or fp16 is None:
             return None
         half = lowest >= release(fp16["minimum_compute_capability"])
-        if precision in ("fp32", "bf16", "fp16"):
-            out["dtype"] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision]
-        elif lowest >= release(bf16["minimum_compute_capability"]) and model.get("bf16", True) and out["method"] not in ("cpm_kernels", "gptq"):
+        if precision in ("float32", "bfloat16", "float16"):
+            out["dtype"] = precision
+        elif (
+            lowest >= release(bf16["minimum_compute_capability"])
+            and model.get("bfloat16", True)
+            and out["method"] not in ("cpm_kernels", "gptq")
+        ):
             out["dtype"] = "bfloat16"
         else:
             out["dtype"] = "float16" if half else "float32"
         minimum, what = row["minimum_compute_capability"], precision
-        if out["method"]:
-            method = self.tables.method(out["method"], precision)
-            if method is not None:
-                minimum, what = method["minimum_compute_capability"], f"{precision} by {out['method']}"
-                memory = (self.request.get("memory") or {}).get("available_bytes")
-                full = estimator.weights_bytes(model, 16)
-                if method["loads_full_weights_in_host_memory"] and memory is not None and full and full > memory:
-                    return Violation("host-memory", f"{_gb(int(memory))} of the node's memory available", f"{_gb(full)} to quantise {model['name']}")
+        method = self.tables.method(out["method"], precision) if out["method"] else None
+        if method is not None:
+            minimum, what = method["minimum_compute_capability"], f"{precision} by {out['method']}"
+        host = ((model.get("precisions") or {}).get(precision) or {}).get("host_bytes")
+        if host is None and method is not None and method["loads_full_weights_in_host_memory"]:
+            host = estimator.weights_bytes(model, 16)
+        memory = (self.request.get("memory") or {}).get("available_bytes")
+        if host and memory is not None and host > memory:
+            return Violation(
+                "host-memory",
+                f"{_gb(int(memory))} of the node's own memory available",
+                f"{_gb(int(host))} to load {precision}",
+            )
         if lowest < release(minimum):
             cc = ".".join(str(n) for n in lowest)
-            return Violation("dtype-hardware", f"{card.label} (compute capability {cc})", f"{minimum} or newer for {what}")
+            return Violation(
+                "dtype-hardware", f"{card.label} (compute capability {cc})", f"{minimum} or newer for {what}"
+            )
         return None
 
     def _explain_precision(
@@ -834,29 +986,53 @@ class _Solver:
         where = card.label if card else "the node's memory"
         row = self.tables.precision(chosen["precision"])
         if chosen["needed_bytes"] is None or available is None:
+            missing = "need" if chosen["needed_bytes"] is None else "free memory"
             self._warn(
                 "precision-memory",
-                f"{name}: whether {chosen['precision']} fits is not known ({'need' if chosen['needed_bytes'] is None else 'free memory'} unknown)",
+                f"{name}: whether {chosen['precision']} fits is not known ({missing} unknown)",
             )
             because = "the first precision that the hardware computes in"
         else:
             because = f"{_gb(chosen['needed_bytes'])} ({chosen['basis']}) fit into {_gb(available)} of {where}"
-        self._because(f"{name}: {chosen['precision']} ({chosen['dtype']})", because, "precision-memory", "precisions", row)
-        if card is not None and card.compute_capability and chosen["precision"] != "bf16" and release(card.compute_capability) < (8, 0):
-            self._because(f"{name}: not bfloat16", f"{card.label} has compute capability {card.compute_capability}", "dtype-hardware", "precisions", self.tables.precision("bf16"))
-        if chosen["dtype"] == "float16" and not model.get("fp16_safe", True):
-            self._warn("dtype-hardware", f"{name} can overflow in float16; float32 does not fit or int8/int4 computes in it")
+        self._because(
+            f"{name}: {chosen['precision']} ({chosen['dtype']})", because, "precision-memory", "precisions", row
+        )
+        if (
+            card is not None
+            and card.compute_capability
+            and chosen["precision"] != "bfloat16"
+            and release(card.compute_capability) < (8, 0)
+        ):
+            self._because(
+                f"{name}: not bfloat16",
+                f"{card.label} has compute capability {card.compute_capability}",
+                "dtype-hardware",
+                "precisions",
+                self.tables.precision("bfloat16"),
+            )
+        if chosen["dtype"] == "float16" and not model.get("float16_safe", True):
+            self._warn(
+                "dtype-hardware", f"{name} can overflow in float16; float32 does not fit or int8/int4 computes in it"
+            )
         if card is not None and card.compute_capability in ("6.1", "6.2") and chosen["dtype"] == "float16":
-            self._warn("dtype-hardware", f"{card.label} computes float16 slowly (compute capability {card.compute_capability})")
+            self._warn(
+                "dtype-hardware", f"{card.label} computes float16 slowly (compute capability {card.compute_capability})"
+            )
 
     def _no_precision(
-        self, name: str, considered: Sequence[Mapping[str, Any]], card: Card | None, available: int | None, pinned: str | None, told: bool
+        self,
+        name: str,
+        considered: Sequence[Mapping[str, Any]],
+        card: Card | None,
+        pinned: str | None,
+        told: bool,
     ) -> None:
         if told:
             return
         if not considered:
             self._conflict(
-                Violation("gpu-required", f"{name} has no precision for the CPU", "a GPU"), "Give the model to nodes with a card."
+                Violation("gpu-required", f"{name} has no precision for the CPU", "a GPU"),
+                "Give the model to nodes with a card.",
             )
             return
         short = [c for c in considered if c["violation"].rule == "precision-memory"]
@@ -867,16 +1043,23 @@ class _Solver:
         if pinned:
             ways.append("remove the pin of the precision")
         if violation.rule == "precision-memory":
-            constants = self.tables.precisions["estimator"]
-            ways.append(f"use {'a card' if card else 'a node'} with {_gb(int(least['needed_bytes'] / constants['refuse_above_free']))} or more free")
-            if card is not None and card.memory_free_bytes is not None and card.memory_total_bytes and card.memory_free_bytes < 0.9 * card.memory_total_bytes:
+            share = self.tables.precisions["estimator"]["refuse_above_free"]
+            wanted = _gb(int(least["needed_bytes"] / share))
+            ways.append(f"use {'a card' if card else 'a node'} with {wanted} or more free")
+            if (
+                card is not None
+                and card.memory_free_bytes is not None
+                and card.memory_total_bytes
+                and card.memory_free_bytes < 0.9 * card.memory_total_bytes
+            ):
                 ways.append(f"stop what uses {_gb(card.memory_total_bytes - card.memory_free_bytes)} of the card now")
             ways += ["choose a smaller model or a shorter context"]
         else:
             ways.append("use a newer card or another precision")
         text = ", or ".join(ways)
         self._conflict(
-            Violation(violation.rule, f"{name} on {where}: {violation.found}", violation.wanted), text[:1].upper() + text[1:] + "."
+            Violation(violation.rule, f"{name} on {where}: {violation.found}", violation.wanted),
+            text[:1].upper() + text[1:] + ".",
         )
 
     def _together(self, models: Sequence[Mapping[str, Any]], cuda: bool) -> None:
@@ -884,22 +1067,32 @@ class _Solver:
         if len(fitting) < 2:
             return
         needed = sum(m["memory_needed_bytes"] for m in fitting)
-        cards = [c.usable_bytes(self.tables) or 0 for c in self.cards] if cuda else [fitting[0]["memory_available_bytes"]]
+        cards = (
+            [c.usable_bytes(self.tables) or 0 for c in self.cards] if cuda else [fitting[0]["memory_available_bytes"]]
+        )
         if needed > sum(cards) * self.tables.precisions["estimator"]["refuse_above_free"]:
             names = ", ".join(m["name"] for m in fitting)
-            self._warn("precision-memory", f"{names} fit one at a time, not together ({_gb(needed)} of {_gb(sum(cards))})")
+            self._warn(
+                "precision-memory", f"{names} fit one at a time, not together ({_gb(needed)} of {_gb(sum(cards))})"
+            )
 
     # -- bytes -------------------------------------------------------------------------------------------------------
 
     def _bytes(
-        self, trial: Trial | None, toolkit: Mapping[str, Any], builds: Mapping[str, Build | None], models: Sequence[Mapping[str, Any]]
+        self,
+        trial: Trial | None,
+        toolkit: Mapping[str, Any],
+        builds: Mapping[str, Build | None],
+        models: Sequence[Mapping[str, Any]],
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """What is known of downloads and disk; a total only when every part is known."""
         parts: list[tuple[str, int | None, int | None]] = []
         if trial is not None and trial.driver.action not in ("keep",):
             parts.append((f"driver {trial.driver.label}", None, None))
         present = [str(v) for v in self.request.get("toolkits") or []]
-        if toolkit["version"] and not any(version(toolkit["version"])[: len(version(p))] == version(p) for p in present):
+        if toolkit["version"] and not any(
+            version(toolkit["version"])[: len(version(p))] == version(p) for p in present
+        ):
             parts.append((f"CUDA toolkit {toolkit['version']}", None, None))
         for build in builds.values():
             if build is not None and (build.label, None, None) not in parts:
@@ -913,7 +1106,11 @@ class _Solver:
         disk["free_bytes"] = free
         if free is not None and disk["known_bytes"] > free:
             self._conflict(
-                Violation("disk-space", f"{_gb(free)} free", f"at least {_gb(disk['known_bytes'])} for {', '.join(n for n, _d, s in parts if s)}"),
+                Violation(
+                    "disk-space",
+                    f"{_gb(free)} free",
+                    f"at least {_gb(disk['known_bytes'])} for {', '.join(n for n, _d, s in parts if s)}",
+                ),
                 "Free disk space, or put the models on another file system.",
             )
         return download, disk
@@ -936,8 +1133,16 @@ class _Solver:
 
     def _driver_out(self, trial: Trial | None) -> dict[str, Any]:
         out: dict[str, Any] = {
-            "action": "none", "branch": None, "version": None, "version_floor": None, "flavour": None, "method": "none",
-            "cuda_api": None, "installed": (self.request.get("driver") or {}).get("version"), "sha256": None, "forward_compatibility": None,
+            "action": "none",
+            "branch": None,
+            "version": None,
+            "version_floor": None,
+            "flavour": None,
+            "method": "none",
+            "cuda_api": None,
+            "installed": (self.request.get("driver") or {}).get("version"),
+            "sha256": None,
+            "forward_compatibility": None,
         }
         if trial is None:
             return out
@@ -949,16 +1154,24 @@ class _Solver:
         wanted = driver.version
         if wanted is None and method == "runfile" and known:
             wanted = str(max(known, key=lambda r: version(r["version"]))["version"])
-        lifted = sorted({b.cuda for n, b in trial.builds.items() if b is not None and b.cuda and trial.compat[n]}, key=version)
+        lifted = sorted(
+            {b.cuda for n, b in trial.builds.items() if b is not None and b.cuda and trial.compat[n]}, key=version
+        )
         out.update(
-            action=driver.action, branch=driver.branch, version=wanted, version_floor=max(floors, key=version, default=None),
-            flavour=driver.flavour or None, method=method, cuda_api=driver.cuda_api,
+            action=driver.action,
+            branch=driver.branch,
+            version=wanted,
+            version_floor=max(floors, key=version, default=None),
+            flavour=driver.flavour or None,
+            method=method,
+            cuda_api=driver.cuda_api,
             sha256=next((str(r["sha256"]) for r in known if r["version"] == wanted), None),
         )
         if lifted:
             package = f"cuda-compat-{'-'.join(str(n) for n in release(lifted[-1]))}"
             out["forward_compatibility"] = {
-                "package": package, "library_path": f"/usr/local/cuda-{'.'.join(str(n) for n in release(lifted[-1]))}/compat",
+                "package": package,
+                "library_path": f"/usr/local/cuda-{'.'.join(str(n) for n in release(lifted[-1]))}/compat",
             }
             self._warn("forward-compatibility", f"{package} must be on the library path of these environments only")
         return out
@@ -978,16 +1191,30 @@ class _Solver:
     def _build_out(self, build: Build | None, trial: Trial | None, environment: Environment | None) -> dict[str, Any]:
         if build is None:
             return {
-                "version": (environment.torch or None) if environment else None, "variant": (environment.variant or None) if environment else None,
-                "cuda": None, "index": (environment.index or None) if environment else None, "requirement": None, "requirements": [],
-                "torchvision": None, "torchaudio": None, "code": [], "glibc": None,
+                "version": (environment.torch or None) if environment else None,
+                "variant": (environment.variant or None) if environment else None,
+                "cuda": None,
+                "index": (environment.index or None) if environment else None,
+                "requirement": None,
+                "requirements": [],
+                "torchvision": None,
+                "torchaudio": None,
+                "code": [],
+                "glibc": None,
             }
         suffix = f"+{build.variant}" if build.index == "pytorch" else ""
         companions = [(n, build.row[n]) for n in ("torchvision", "torchaudio")]
         return {
-            "version": build.torch, "variant": build.variant, "cuda": build.cuda, "index": build.index, "requirement": build.requirement,
+            "version": build.torch,
+            "variant": build.variant,
+            "cuda": build.cuda,
+            "index": build.index,
+            "requirement": build.requirement,
             "requirements": [build.requirement, *[f"{n}=={v}{suffix}" for n, v in companions if v]],
-            "torchvision": build.row["torchvision"], "torchaudio": build.row["torchaudio"], "code": list(build.code), "glibc": build.glibc,
+            "torchvision": build.row["torchvision"],
+            "torchaudio": build.row["torchaudio"],
+            "code": list(build.code),
+            "glibc": build.glibc,
         }
 
 

@@ -33,7 +33,7 @@ def version(text: Any) -> Version:
 
 def release(text: Any) -> Version:
     """C(2.10.1) -> C((2, 10)): the first two numbers."""
-    return (version(text) + (0,))[:2]
+    return (*version(text), 0)[:2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +111,8 @@ class Tables:
 
     def toolkit(self, text: str) -> Row | None:
         """The toolkit of a full version, or the newest update of C("12.0")."""
+        if not re.search(r"\d", text):
+            return None
         wanted = version(text)
         rows = [r for r in self.toolkits["toolkits"] if version(r["cuda"])[: len(wanted)] == wanted]
         return max(rows, key=lambda r: version(r["cuda"]), default=None)
