@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.gpufleet.llm.plugins.plugin_utils import git_settings as git
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import role_items
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.nginx_sites import SiteError, resolve_sites
 
 
@@ -29,9 +30,14 @@ def git_setting_items(config: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise AnsibleFilterError(str(error)) from error
 
 
-def package_items(packages: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def package_items(packages: Iterable[str | Mapping[str, Any]], state: str = "present") -> list[dict[str, Any]]:
     """Packages with their versions as items of observe."""
-    return git.package_items(packages)
+    return role_items.package_items(packages, state)
+
+
+def absent_items(paths: Iterable[str]) -> list[dict[str, Any]]:
+    """Paths at which nothing must be as items of observe."""
+    return role_items.absent_items(paths)
 
 
 def nginx_sites(
@@ -50,6 +56,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name -> function."""
         return {
+            "absent_items": absent_items,
             "git_settings": git_settings,
             "git_setting_items": git_setting_items,
             "nginx_sites": nginx_sites,

@@ -28,7 +28,7 @@ def _word(value: Any) -> str:
 
 
 def settings(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """``{key: value, list of values, or None}`` as ``[{"key": str, "values_wanted": [str]}]``; no values: key absent."""
+    """``{key: value, list of values, or None}`` as ``[{"key": str, "values_wanted": [str]}]``; none: key absent."""
     result = []
     for key, value in config.items():
         if not KEY.match(str(key)):
@@ -41,6 +41,16 @@ def settings(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     return result
 
 
+# A password in a URL, or a header that carries a token
+SECRET_VALUE = re.compile(r"://[^/@\s]*:[^/@\s]*@")
+SECRET_KEY = re.compile(r"extraheader\Z", re.IGNORECASE)
+
+
+def is_secret(setting: Mapping[str, Any]) -> bool:
+    """Whether a setting's values must stay out of diffs and logs."""
+    return bool(SECRET_KEY.search(setting["key"]) or any(SECRET_VALUE.search(one) for one in setting["values_wanted"]))
+
+
 def setting_items(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The same as items of gpufleet.llm.observe; git exits with 1 for a key that is not there."""
     return [
@@ -50,17 +60,7 @@ def setting_items(config: Mapping[str, Any]) -> list[dict[str, Any]]:
             "argv": ["git", "config", "--system", "--get-all", one["key"]],
             "rc": 0 if one["values_wanted"] else 1,
             "stdout": "\n".join(one["values_wanted"]).strip(),
+            "no_log": is_secret(one),
         }
         for one in settings(config)
     ]
-
-
-def package_items(packages: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """``[{"name", "version": exact, glob or ""}]`` as items of gpufleet.llm.observe."""
-    items = []
-    for package in packages:
-        item = {"kind": "package", "name": package["name"], "state": "present"}
-        if package.get("version"):
-            item["version"] = package["version"]
-        items.append(item)
-    return items

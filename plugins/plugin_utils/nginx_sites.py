@@ -5,7 +5,8 @@
 
 Pure. A *resolved site* always has all keys of SITE and, besides, ``ssl`` (bool), ``exposed`` (bool: reachable from
 other machines), ``endpoints`` ([{"host", "port"}]), ``conf`` (path), ``files`` (what the site needs besides its conf:
-[{"path", "content", "owner", "group", "mode", "no_log"}]) and ``reload_files`` (paths that the running server has read).
+[{"path", "content", "owner", "group", "mode", "no_log"}]), ``observed`` (items of gpufleet.llm.observe for what is made
+on the node itself) and ``reload_files`` (paths that the running server has read).
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ HEADERS = {
     "Referrer-Policy": "strict-origin-when-cross-origin",
 }
 HSTS = {"Strict-Transport-Security": "max-age=31536000"}
+
+# A self-signed certificate is made anew this long before its end.
+RENEW_SECONDS = 30 * 24 * 3600
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 USER = re.compile(r"[^:\s\x00-\x1f]+\Z")
@@ -144,6 +148,16 @@ def _tls(site: dict[str, Any], directory: str, where: str) -> None:
         tls["certificate"] = f"{directory}/gpufleet/tls/{site['name']}.crt"
         tls["certificate_key"] = f"{directory}/gpufleet/tls/{site['name']}.key"
     root = {"owner": "root", "group": "root"}
+    if tls["self_signed"]:
+        site["observed"] = [
+            {"kind": "file", "path": tls["certificate"], "mode": "0644", **root},
+            {"kind": "file", "path": tls["certificate_key"], "mode": "0600", **root},
+            {
+                "kind": "command",
+                "key": f"certificate:{site['name']}",
+                "argv": ["openssl", "x509", "-noout", "-in", tls["certificate"], "-checkend", str(RENEW_SECONDS)],
+            },
+        ]
     if by_content:
         content = str(tls["certificate_content"]).strip() + "\n"
         site["files"].append({"path": tls["certificate"], "content": content, "mode": "0644", "no_log": False, **root})
@@ -164,6 +178,7 @@ def resolve_site(given: Mapping[str, Any], directory: str, group: str, seed: str
         raise SiteError(f"{where}: a site needs a name of letters, digits, dot, dash and underscore: it names its file")
     site["conf"] = f"{directory}/conf.d/gpufleet-{site['name']}.conf"
     site["files"] = []
+    site["observed"] = []
     site["reload_files"] = [site["conf"]]
     if bool(site["proxy_pass"]) == bool(site["root"]):
         raise SiteError(f"{where}: needs either proxy_pass (a service) or root (a directory)")
