@@ -11,12 +11,16 @@ module: gpu_facts
 short_description: Gather facts about NVIDIA GPUs, their driver and what stands in their way
 version_added: 0.1.0
 description:
-  - Reports every NVIDIA GPU of a node and the state of its driver as one fact, C(ansible_facts.gpufleet_gpu), whose keys are
+  - Reports every NVIDIA GPU of a node and the state of its driver as one fact, C(ansible_facts.gpufleet_gpu), whose
+    keys are
     always all present.
   - Asks NVML first, through the Python package C(nvidia-ml-py) where the module's interpreter can import it, otherwise
-    through the module's own binding of C(libnvidia-ml.so.1), which needs no package. Where that library is missing it runs
-    C(nvidia-smi -q -x). Without a working driver it reads the PCI bus and a table of chips. The result says which one spoke.
-  - What is wrong is a named state with a remedy, never a failed task. No GPU, no driver, a driver that does not match its
+    through the module's own binding of C(libnvidia-ml.so.1), which needs no package. Where that library is missing it
+    runs
+    C(nvidia-smi -q -x). Without a working driver it reads the PCI bus and a table of chips. The result says which one
+    spoke.
+  - What is wrong is a named state with a remedy, never a failed task. No GPU, no driver, a driver that does not match
+    its
     library, a GPU that fell off the bus and others are listed in the reference of states.
   - GPUs are merged by their normalised PCI address, so a GPU is never listed twice.
   - On the NVML path the module starts no child process.
@@ -29,18 +33,22 @@ attributes:
 options:
   subset:
     description:
-      - What to gather. V(all) is everything, V(min) only what identifies a GPU and its memory, and the driver's versions.
+      - What to gather. V(all) is everything, V(min) only what identifies a GPU and its memory, and the driver's
+        versions.
       - A name with a leading V(!) leaves that part out, for example V(!processes).
       - V(min) is always gathered. Keys of parts that are not gathered are V(null).
-      - V(memory), V(power) (power, temperature, clocks' throttle reasons, utilisation), V(health) (ECC, retired pages, row
-        remapping), V(mig), V(nvlink), V(processes) are per GPU. V(node) is module files, kernel headers, DKMS, CUDA toolkits,
+      - V(memory), V(power) (power, temperature, clocks' throttle reasons, utilisation), V(health) (ECC, retired
+        pages, row
+        remapping), V(mig), V(nvlink), V(processes) are per GPU. V(node) is module files, kernel headers, DKMS, CUDA
+        toolkits,
         Secure Boot, pending reboot, NVSwitch and fabric manager.
     type: list
     elements: str
     default: [all]
   sources:
     description:
-      - Which sources may be asked, each only when the ones before it in the order V(nvml), V(nvidia_smi), V(pci) had no answer.
+      - Which sources may be asked, each only when the ones before it in the order V(nvml), V(nvidia_smi), V(pci) had
+        no answer.
       - V(pci) alone never wakes a GPU, because it reads only files of the kernel.
     type: list
     elements: str
@@ -48,16 +56,20 @@ options:
     default: [nvml, nvidia_smi, pci]
   nvml_binding:
     description:
-      - How NVML is called. V(auto) takes the Python package C(nvidia-ml-py) where it can be imported and the own binding otherwise.
+      - How NVML is called. V(auto) takes the Python package C(nvidia-ml-py) where it can be imported and the own
+        binding otherwise.
     type: str
     choices: [auto, pynvml, ctypes]
     default: auto
   timeout_seconds:
     description:
-      - How long NVML or C(nvidia-smi) may take altogether. A driver that hangs makes the module return what it had learnt by
+      - How long NVML or C(nvidia-smi) may take altogether. A driver that hangs makes the module return what it had
+        learnt by
         then, from the kernel's files and from the GPUs that had answered, with state V(driver_timeout).
-      - Without a persistence daemon the driver initialises each GPU anew at the first call, which takes 1 to 3 seconds per GPU.
-      - A driver stuck in uninterruptible sleep in the kernel can hold the process itself until it wakes. Give the task the
+      - Without a persistence daemon the driver initialises each GPU anew at the first call, which takes 1 to 3
+        seconds per GPU.
+      - A driver stuck in uninterruptible sleep in the kernel can hold the process itself until it wakes. Give the
+        task the
         keyword C(timeout) where that has been seen.
     type: int
     default: 60
@@ -68,7 +80,8 @@ seealso:
     description: Every state with its cause and its remedy.
     link: https://github.com/gpufleet/llm/blob/main/docs/reference/gpu_facts-states.md
 notes:
-  - Reading does not need root. As an ordinary user some facts of the node (the module's file, the Secure Boot state) can be V(null).
+  - Reading does not need root. As an ordinary user some facts of the node (the module's file, the Secure Boot state)
+    can be V(null).
 requirements:
   - Python 3.9 or later on the node, nothing else
 """
@@ -106,12 +119,15 @@ ansible_facts:
   type: complex
   contains:
     gpufleet_gpu:
-      description: All that is known of the node's NVIDIA GPUs. Every key below is always there, V(null) where a value is not known.
+      description:
+        - All that is known of the node's NVIDIA GPUs. Every key below is always there, V(null) where a value is not
+          known.
       returned: always
       type: dict
       contains:
         schema:
-          description: Version of this shape. It grows when a key is removed or changes its meaning, not when one is added.
+          description:
+            - Version of this shape. It grows when a key is removed or changes its meaning, not when one is added.
           returned: always
           type: int
           sample: 1
@@ -142,7 +158,9 @@ ansible_facts:
           type: str
           sample: Reboot, or stop every user of the GPU and reload the kernel modules.
         usable:
-          description: At least one GPU answers and nothing found keeps CUDA from working on it.
+          description:
+            - At least one GPU answers and nothing found keeps CUDA from working on it.
+            - V(null) when O(sources) kept the driver from being asked and the files show nothing wrong.
           returned: always
           type: bool
           sample: false
@@ -195,13 +213,18 @@ ansible_facts:
           elements: dict
           contains:
             pci_address:
-              description: PCI address as the kernel writes it, lower case, domain of four digits (more only where the domain needs them).
+              description:
+                - PCI address as the kernel writes it, lower case, domain of four digits (more only where the domain
+                  needs them).
               returned: always
               type: str
               sample: "0000:3b:00.0"
             state:
               description:
-                - V(ok), V(gpu_lost), V(gpu_off_bus), V(gpu_needs_reset), V(gpu_missing), V(gpu_error) or, without a driver, V(no_driver).
+                - V(ok) when the driver answers for the GPU; the name of a state such as V(gpu_lost), V(gpu_off_bus),
+                  V(gpu_needs_reset), V(gpu_missing) or V(gpu_error); V(no_driver) without a loaded driver,
+                  V(no_answer) when the
+                  driver as a whole did not answer, V(not_asked) when O(sources) kept it from being asked.
               returned: always
               type: str
               sample: ok
@@ -210,7 +233,9 @@ ansible_facts:
               returned: always
               type: str
             index:
-              description: Index in NVML's order (that of C(nvidia-smi), by PCI address), V(null) when the driver does not list the GPU.
+              description:
+                - Index in NVML's order (that of C(nvidia-smi), by PCI address), V(null) when the driver does not list
+                  the GPU.
               returned: always
               type: int
               sample: 0
@@ -271,7 +296,9 @@ ansible_facts:
               type: str
               sample: TU104
             architecture:
-              description: V(fermi), V(kepler), V(maxwell), V(pascal), V(volta), V(turing), V(ampere), V(ada), V(hopper), V(blackwell) or V(tesla).
+              description:
+                - V(fermi), V(kepler), V(maxwell), V(pascal), V(volta), V(turing), V(ampere), V(ada), V(hopper),
+                  V(blackwell), V(rubin).
               returned: always
               type: str
               sample: turing
@@ -282,12 +309,14 @@ ansible_facts:
               sample: "7.5"
             compute_capability_source:
               description:
-                - V(driver), V(table) (from the PCI device id) or V(range) (a coarse range of ids gave only the architecture's bounds and
-                  the compute capability is V(null)).
+                - V(driver), V(table) (from the PCI device id) or V(range) (the id is not in the table, but in the
+                  block of ids of a chip).
               returned: always
               type: str
             module_flavours:
-              description: The flavours of kernel module that can drive this GPU, V(open), V(proprietary) or both, by its architecture.
+              description:
+                - The flavours of kernel module that can drive this GPU, V(open), V(proprietary) or both, by its
+                  architecture.
               returned: always
               type: list
               elements: str
@@ -347,8 +376,10 @@ ansible_facts:
               type: int
             throttle_reasons:
               description:
-                - Why clocks are held back now, any of V(gpu_idle), V(applications_clocks_setting), V(sw_power_cap), V(hw_slowdown),
-                  V(sync_boost), V(sw_thermal_slowdown), V(hw_thermal_slowdown), V(hw_power_brake_slowdown), V(display_clock_setting).
+                - Why clocks are held back now, any of V(gpu_idle), V(applications_clocks_setting), V(sw_power_cap),
+                  V(hw_slowdown),
+                  V(sync_boost), V(sw_thermal_slowdown), V(hw_thermal_slowdown), V(hw_power_brake_slowdown),
+                  V(display_clock_setting).
               returned: always
               type: list
               elements: str
@@ -488,11 +519,14 @@ ansible_facts:
               returned: always
               type: int
             fabric_state:
-              description: Registration with the NVSwitch fabric, V(not_supported), V(not_started), V(in_progress) or V(completed).
+              description:
+                - Registration with the NVSwitch fabric, V(not_supported), V(not_started), V(in_progress) or
+                  V(completed).
               returned: always
               type: str
             processes:
-              description: Processes on the GPU. Inside a container the driver shows only those that the container may see.
+              description:
+                - Processes on the GPU. Inside a container the driver shows only those that the container may see.
               returned: always
               type: list
               elements: dict
@@ -523,12 +557,16 @@ ansible_facts:
               returned: always
               type: bool
             loaded_version:
-              description: Version of the loaded kernel module, from C(/sys/module/nvidia/version) or C(/proc/driver/nvidia/version).
+              description:
+                - Version of the loaded kernel module, from C(/sys/module/nvidia/version) or
+                  C(/proc/driver/nvidia/version).
               returned: always
               type: str
               sample: 535.161.08
             library_version:
-              description: Version of the installed C(libnvidia-ml.so), by the name of the file that C(libnvidia-ml.so.1) leads to.
+              description:
+                - Version of the installed C(libnvidia-ml.so), by the name of the file that C(libnvidia-ml.so.1) leads
+                  to.
               returned: always
               type: str
               sample: 535.161.08
