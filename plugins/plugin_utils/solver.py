@@ -194,7 +194,7 @@ class _Solver:
             # YAML reads 3.10 as 3.1 and 2.10 as 2.1: nobody can tell any more what was meant.
             self._conflict(
                 Violation("pin-understood", f"gpufleet_pins.{key}: {text} (a number)", "a version as text"),
-                f"Put it in quotes in the inventory, for example {key}: '{text}' (YAML reads 3.10 as 3.1).",
+                f"Put it in quotes in the inventory, for example {key}: '3.10' (YAML reads a bare 3.10 as 3.1).",
             )
         numbered = ("cuda_toolkit", "compute_capability", "driver_branch", "driver_version", "python", "torch")
         if key in numbered and not re.search(r"\d", text) and text not in ("none", UNPINNED):

@@ -55,9 +55,9 @@ def request(
         "pins": dict(pins),
         "models": [model(entry) for entry in models],
         "notes": [
-            f"{state['name']}: {state['detail']} {state['remedy']}".strip()
+            f"{state['name']}: {str(state['detail']).rstrip('.')}. {state['remedy']}".strip()
             for state in gpu.get("states") or []
-            if state.get("severity") in ("error", "warning")
+            if state.get("severity") in ("error", "warning") and state["name"] != "no_gpu"
         ],
     }
 
