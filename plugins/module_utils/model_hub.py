@@ -49,6 +49,9 @@ def status_of(error: BaseException) -> int:
 
 def described(error: BaseException, token: str) -> dict[str, Any]:
     """An exception as plain values, without the token."""
+    if type(error).__name__ == "LocalEntryNotFoundError" and error.__cause__ is not None:
+        # The library only says that it has no copy of its own; what it met on the way is the cause.
+        error = error.__cause__
     message = " ".join(str(error).split())
     if token:
         message = message.replace(token, "********")
@@ -78,8 +81,11 @@ def list_files(request: dict[str, Any], token: str) -> dict[str, Any]:
 
 def fetch_one(request: dict[str, Any], path: str, token: str) -> dict[str, Any]:
     """Fetch one file into the folder; what an earlier attempt left is continued. {} when it is there."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download  # type: ignore[import-not-found]
 
+    if hasattr(constants, "DOWNLOAD_CHUNK_SIZE"):
+        # The library writes only whole chunks (of 10 MiB); what a cut leaves of the last one is fetched again.
+        constants.DOWNLOAD_CHUNK_SIZE = 512 * 1024
     misses = 0
     while True:
         try:
@@ -94,7 +100,9 @@ def fetch_one(request: dict[str, Any], path: str, token: str) -> dict[str, Any]:
         except Exception as error:
             found = described(error, token)
             misses += 1
-            passing = found["status"] in (0, 408, 425, 429, 500, 502, 503, 504) and any(
+            # When even the first question (HEAD) fails, the library has asked several times itself.
+            asked = type(error).__name__ == "LocalEntryNotFoundError"
+            passing = not asked and found["status"] in (0, 408, 425, 429, 500, 502, 503, 504) and any(
                 kind.__name__ in PASSING for kind in type(error).__mro__
             )
             if isinstance(error, OSError) and error.errno in (28, 122, 13, 30):

@@ -686,7 +686,7 @@ class Snapshot:
             for path in unwanted:
                 os.unlink(os.path.join(self.base, path))
                 self.removed.append(path)
-            self.complete(wanted, good)
+            wanted = self.complete(wanted, good)
         handle.close()
         self.module.exit_json(changed=changed, diff=diff, **self.facts(wanted, True))
 
@@ -697,8 +697,8 @@ class Snapshot:
         except FileNotFoundError:
             pass
 
-    def complete(self, wanted: Manifest, good: dict[str, Any]) -> None:
-        """Everything is there and verified: say so, last of all."""
+    def complete(self, wanted: Manifest, good: dict[str, Any]) -> Manifest:
+        """Everything is there and verified: say so, last of all. The manifest with every sha256."""
         hub = os.path.join(self.base, model_files.HUB_DIR)
         if os.path.isdir(hub):
             shutil.rmtree(hub)
@@ -725,6 +725,7 @@ class Snapshot:
             },
         )
         model_files.write_json(os.path.join(state, model_files.RECORD_FILE), {"files": good})
+        return files
 
 
 def main() -> None:
