@@ -9,7 +9,7 @@ import argparse
 import shutil
 import sys
 
-from . import host, images, nodes
+from . import depot, host, images, nodes
 from .host import FleetError, ensure_host, say
 
 
@@ -39,6 +39,15 @@ def _parser() -> argparse.ArgumentParser:
     execute.add_argument("node")
     execute.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- CMD …")
     add("inventory", "print the path of the fleet's inventory")
+    at_depot = add("depot", "the depot's access log, and faults planned for it")
+    actions = at_depot.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("log", help="print the access log, a JSON object per line")
+    fault = actions.add_parser("fault", help="plan faults: a JSON object or a list of them")
+    fault.add_argument("json")
+    actions.add_parser("clear", help="forget all planned faults")
+    actions.add_parser("clear-log", help="begin a new access log")
+    local = add("depot-local", "serve the depot on this machine's loopback until interrupted", False)
+    local.add_argument("--port", type=int, default=8443)
     add("list", "name the fleets that are up", False)
     return parser
 
@@ -65,6 +74,8 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.command == "build":
         for name in args.image or list(images.IMAGES):
             print(images.build(name))
+            if name == "depot":
+                depot.build_contents()
     elif args.command == "up":
         fleet = nodes.fleet_named(args.name)
         print(nodes.up(fleet, [nodes.parse_node(text) for text in args.node], args.depot))
@@ -84,10 +95,27 @@ def _dispatch(args: argparse.Namespace) -> int:
         fleet = nodes.fleet_named(args.name)
         fleet.state()
         print(fleet.inventory)
+    elif args.command == "depot":
+        _depot(nodes.fleet_named(args.name), args)
+    elif args.command == "depot-local":
+        return depot.run_local(args.port)
     elif args.command == "list":
         for fleet in nodes.all_fleets():
             print(fleet.name)
     return 0
+
+
+def _depot(fleet: nodes.Fleet, args: argparse.Namespace) -> None:
+    if not fleet.state()["depot"]:
+        raise FleetError(f"fleet {fleet.name} was started without --depot", 2)
+    if args.action == "log":
+        sys.stdout.write(depot.log_lines(fleet.depot_state))
+    elif args.action == "fault":
+        depot.plan_faults(fleet.depot_state, depot.check_fault(args.json))
+    elif args.action == "clear":
+        depot.plan_faults(fleet.depot_state, [], keep=False)
+    elif args.action == "clear-log":
+        (fleet.depot_state / "access.jsonl").unlink(missing_ok=True)
 
 
 def _purge() -> None:
@@ -97,5 +125,9 @@ def _purge() -> None:
     if ours:
         host.podman("rmi", "--force", *ours)
     host.drop_namespace()
-    if host.CACHE.exists():
-        shutil.rmtree(host.CACHE)
+    for name in host.CACHE_ENTRIES:  # others keep tool chains in the same cache
+        path = host.CACHE / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -20,6 +20,8 @@ FLEET_DIR = Path(__file__).resolve().parent.parent
 REPO_DIR = FLEET_DIR.parent.parent
 CACHE = Path(os.environ.get("GPUFLEET_CACHE") or Path.home() / ".cache" / "gpufleet-llm")
 FLEETS = CACHE / "fleets"
+# All that the fleet keeps in the cache.
+CACHE_ENTRIES = ("fleets", "roots", "build", "debs", "ca", "depot", "containers.conf")
 # The pinned mount namespace belongs to the running kernel, not to a cache that survives it.
 NAMESPACE = Path("/run/gpufleet-llm")
 
@@ -121,7 +123,8 @@ def problems() -> list[str]:
     free = shutil.disk_usage(_existing(CACHE)).free
     if free < 6 * 1024**3:
         found.append(
-            f"{free / 1024**3:.1f} GiB free under {CACHE}, 6 GiB wanted: make room or set GPUFLEET_CACHE to a larger disk"
+            f"{free / 1024**3:.1f} GiB free under {CACHE}, 6 GiB wanted: make room, or set GPUFLEET_CACHE to a larger "
+            "disk"
         )
     return found
 

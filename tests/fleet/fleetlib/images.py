@@ -9,8 +9,10 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from . import aptsources, pki
 from .host import CACHE, FLEET_DIR, FleetError, lock, podman, run, say
@@ -18,10 +20,10 @@ from .host import CACHE, FLEET_DIR, FleetError, lock, podman, run, say
 IMAGES_DIR = FLEET_DIR / "images"
 
 # What a freshly installed server has. Neither git nor nginx: those are what the roles bring.
-COMMON = (
-    "systemd systemd-sysv dbus python3 python3-apt python3-venv openssh-server sudo iproute2 ca-certificates gpg gpgv "
-    "curl procps less"
-).split()
+COMMON = [
+    *("systemd", "systemd-sysv", "dbus", "libpam-systemd", "openssh-server", "sudo", "iproute2", "procps", "less"),
+    *("python3", "python3-apt", "python3-venv", "ca-certificates", "curl", "gpg", "gpgv"),
+]
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,21 @@ class Image:
     needs: tuple[str, ...] = field(default_factory=tuple)
 
 
-IMAGES: dict[str, Image] = {
-    image.name: image
-    for image in (
-        Image("debian12", "bookworm"),
-    )
-}
+_IMAGES = (
+    Image("debian12", "bookworm"),
+    # The depot, and the workshop in which its packages are made.
+    Image(
+        "depot",
+        "bookworm",
+        packages=(
+            *("git", "gnupg", "apt-utils", "dpkg-dev", "rpm", "createrepo-c", "pacman-package-manager", "makepkg"),
+            *("python3-pycosat", "zstd", "xz-utils", "openssl"),
+        ),
+        overlays=("depot",),
+        scripts=("depot.sh",),
+    ),
+)
+IMAGES: dict[str, Image] = {image.name: image for image in _IMAGES}
 
 
 def recipe_files(image: Image) -> list[Path]:
@@ -153,12 +164,12 @@ def _security_for(security: str, codename: str) -> str:
     return security if codename in ("bookworm", "trixie") else ""
 
 
-def chroot(root: Path, argv: list[str], **kwargs: object) -> str:
+def chroot(root: Path, argv: list[str], stdin: Any = subprocess.DEVNULL) -> str:
     """Run argv in a root file system with /proc mounted, in a mount namespace that ends with it."""
-    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "HOME": "/root"}
+    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     script = 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"'
-    done = run(["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(root), *argv], env=env, **kwargs)
-    return done.stdout
+    enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(root)]
+    return run([*enter, *argv], env={**env, "HOME": "/root"}, stdin=stdin).stdout
 
 
 def _import(root: Path, name: str) -> None:

@@ -10,14 +10,16 @@ import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import images, pki
+from . import depot, images, pki
 from .host import FLEETS, FleetError, drop_namespace, podman, podman_argv, run, say, wait_for
 
 GPUS = ("none", "t4", "p100", "gtx1060", "h100", "h100-mig", "mismatch", "lost")
@@ -80,6 +82,11 @@ class Fleet:
         """The inventory file, written when the fleet is up."""
         return self.folder / "inventory.yml"
 
+    @property
+    def depot_state(self) -> Path:
+        """Where its depot keeps the access log and reads the planned faults."""
+        return self.folder / "depot"
+
     def state(self) -> dict[str, Any]:
         """What `up` wrote down; FleetError when there is no such fleet."""
         path = self.folder / "state.json"
@@ -104,6 +111,7 @@ def up(fleet: Fleet, nodes: list[Node], with_depot: bool) -> Path:
     if len(set(names)) != len(names):
         raise FleetError("two nodes have the same name", 2)
     tags = {image: images.build(image) for image in {node.image for node in nodes}}
+    roots = depot.build_contents() if with_depot else {}
     down(fleet)  # whatever a killed start has left
     fleet.folder.mkdir(parents=True)
     try:
@@ -116,9 +124,15 @@ def up(fleet: Fleet, nodes: list[Node], with_depot: bool) -> Path:
         def start(node: Node) -> None:
             _start(fleet, node.name, tags[node.image], addresses[node.name], hosts, [])
 
+        everyone = [*names]
+        if with_depot:
+            everyone.append("depot")
+            _start_depot(fleet, addresses["depot"], hosts, roots)
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(start, nodes))
-            list(pool.map(lambda name: _wait_ready(fleet, name, addresses[name]), names))
+            list(pool.map(lambda name: _wait_ready(fleet, name, addresses[name]), everyone))
+        if with_depot:
+            wait_for("the depot answers", lambda: _depot_answers(addresses["depot"]), 30)
         _write_inventory(fleet, nodes, addresses, with_depot)
         state = {
             "name": fleet.name,
@@ -172,6 +186,27 @@ def _start(fleet: Fleet, name: str, image: str, address: str, hosts: list[str], 
     )  # fmt: skip
 
 
+def _start_depot(fleet: Fleet, address: str, hosts: list[str], roots: dict[str, Path]) -> None:
+    """The depot's container: contents and server code mounted, log and faults in the fleet's folder."""
+    folder = fleet.folder / "nodes" / "depot"
+    state = fleet.depot_state
+    state.mkdir()
+    inside = {area: f"/srv/depot/{area}" for area in roots}
+    depot.write_config(folder / "depot.json", inside, "/var/lib/depot", 443, [pki.DEPOT_HOST, "depot", address], "0.0.0.0")
+    mounts = [f"--volume={source}:{inside[area]}:ro" for area, source in roots.items()]
+    mounts += [f"--volume={state}:/var/lib/depot", f"--volume={depot.SERVER}:/srv/depot-code:ro"]
+    _start(fleet, "depot", images.build("depot"), address, hosts, mounts)
+
+
+def _depot_answers(address: str) -> bool:
+    context = ssl.create_default_context(cafile=str(pki.ca_certificate()))
+    try:
+        with urllib.request.urlopen(f"https://{address}/healthz", context=context, timeout=5) as answer:
+            return answer.status == 200
+    except OSError as error:
+        raise FleetError(str(error)) from error
+
+
 def ssh_argv(fleet: Fleet, address: str) -> list[str]:
     """How this machine logs in to a node as `ops`, with nothing taken from the user's own configuration."""
     options = [f"UserKnownHostsFile={fleet.folder}/known_hosts", "StrictHostKeyChecking=yes", "IdentitiesOnly=yes"]
@@ -211,6 +246,7 @@ def _write_inventory(fleet: Fleet, nodes: list[Node], addresses: dict[str, str],
         "all": {
             "vars": {
                 "ansible_user": "ops",
+                "ansible_python_interpreter": "/usr/bin/python3",
                 "ansible_ssh_private_key_file": str(fleet.folder / "id_ed25519"),
                 "ansible_ssh_common_args": common,
             },

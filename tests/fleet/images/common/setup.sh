@@ -6,7 +6,7 @@ set -eu
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
             fstrim.timer getty@tty1.service console-getty.service systemd-udevd.service systemd-networkd.service \
             systemd-resolved.service systemd-timesyncd.service systemd-firstboot.service systemd-pcrphase.service \
-            sys-kernel-debug.mount sys-kernel-tracing.mount systemd-logind.service; do
+            sys-kernel-debug.mount sys-kernel-tracing.mount; do
     ln -sf /dev/null "/etc/systemd/system/$unit"
 done
 
