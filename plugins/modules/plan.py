@@ -155,9 +155,9 @@ ansible_facts:
           returned: always
         driver:
           description:
-            - C(action) (V(keep), V(install), V(upgrade), V(downgrade), V(reinstall), V(none)), C(branch), C(version) (V(null) for the
-              branch's newest), C(version_floor), C(flavour), C(method) (V(nvidia_repo), V(distribution), V(runfile), V(none)),
-              C(sha256) of a known runfile, C(cuda_api), C(installed), C(forward_compatibility).
+            - C(action) (V(keep), V(install), V(upgrade), V(downgrade), V(reinstall) or V(none)), C(branch), C(version) (V(null) is
+              the branch's newest), C(version_floor), C(flavour), C(method) (V(nvidia_repo), V(distribution), V(runfile) or
+              V(none)), C(sha256) of a known runfile, C(cuda_api), C(installed), C(forward_compatibility).
           type: dict
           returned: always
         cuda_toolkit:
@@ -178,8 +178,8 @@ ansible_facts:
         models:
           description:
             - Per model C(name), C(device), C(precision), C(dtype), C(method), C(fits), C(memory_needed_bytes),
-              C(memory_basis) (V(stated) or V(estimated)), C(memory_available_bytes), C(card), C(python), C(torch) and the precisions
-              C(considered).
+              C(memory_needed_high_bytes), C(memory_basis) (V(stated) or V(estimated)), C(memory_available_bytes), C(card),
+              C(python), C(torch) and the precisions C(considered).
           type: list
           elements: dict
           returned: always

@@ -371,7 +371,7 @@ class _Solver:
                 variants.append(("pytorch", "cpu", str(row["pypi_glibc"])))
             twin = [v for v in variants if v[1] == python_index[1]]
             others = [v for v in variants if v[1] != python_index[1]]
-            own = [*twin, *others, python_index] if environment.variant else [python_index, *others, *twin]
+            own = [*twin, *others, python_index] if environment.variant else [python_index, *twin, *others]
         return [
             option for option in own if environment.index in ("", option[0]) and environment.variant in ("", option[1])
         ]
@@ -495,7 +495,7 @@ class _Solver:
                 self._because(
                     f"driver {floor[0]} or newer{for_whom}", f"CUDA {build.cuda}", "mvc-floor", "drivers", floor[1]
                 )
-        if not self.os.get("glibc"):
+        if not self.os.get("glibc") and self.system == "Linux":
             self._warn("wheel-glibc", f"the C library of the node is not known; the wheel needs glibc {build.glibc}")
 
     def _torch_remedy(self, environment: Environment, build: Build | None, driver: Driver | None) -> str:
@@ -705,11 +705,11 @@ class _Solver:
                     "architectures",
                     architecture,
                 )
-        if row is None:
+        if row is None and self.system == "Linux":
             self._warn(
                 "driver-branch-status", f"branch {driver.branch} is not in the tables of {self.tables.drivers['as_of']}"
             )
-        elif row["status"] == "ended" and self.system == "Linux":
+        elif row is not None and row["status"] == "ended" and self.system == "Linux":
             end = "" if row["end_of_support"] in (None, "ended") else f" ({row['end_of_support']})"
             better = self.tables.default_branch
             _first, last = solver_rules.branch_interval(self.tables, self.cards)
@@ -854,6 +854,9 @@ class _Solver:
         considered: list[dict[str, Any]] = []
         chosen: dict[str, Any] | None = None
         for precision in order:
+            if precision == "float32" and any(c["violation"].rule == "precision-memory" for c in considered):
+                # Where half the bytes did not fit, all of them will not.
+                continue
             candidate = self._candidate(model, precision, device, card, available)
             considered.append(candidate)
             if candidate["violation"] is None:
@@ -872,6 +875,7 @@ class _Solver:
             "method": (chosen or {}).get("method"),
             "fits": None if shown is None or shown["needed_bytes"] is None or available is None else chosen is not None,
             "memory_needed_bytes": shown["needed_bytes"] if shown else None,
+            "memory_needed_high_bytes": shown["needed_high_bytes"] if shown else None,
             "memory_basis": shown["basis"] if shown else None,
             "memory_available_bytes": available,
             "card": card.label if card else None,
@@ -908,6 +912,7 @@ class _Solver:
             "dtype": None,
             "method": offered.get("method"),
             "needed_bytes": None,
+            "needed_high_bytes": None,
             "basis": None,
             "violation": None,
         }
@@ -925,15 +930,15 @@ class _Solver:
         constants = self.tables.precisions["estimator"]
         need = estimator.need(model, precision, int(row["bits"]), constants, device)
         if need is not None:
-            out["needed_bytes"], out["basis"] = need.bytes_, need.basis
+            out["needed_bytes"], out["needed_high_bytes"], out["basis"] = need.low_bytes, need.high_bytes, need.basis
         out["violation"] = self._hardware(model, row, out, card if device == "cuda" else None)
         if out["violation"] is None and need is not None and available is not None:
             limit = int(available * constants["refuse_above_free"])
-            if need.bytes_ > limit:
+            if need.low_bytes > limit:
                 out["violation"] = Violation(
                     "precision-memory",
                     f"{_gb(available)} usable, of which {_gb(limit)} may be filled",
-                    f"{_gb(need.bytes_)} for {precision}",
+                    f"{_gb(need.low_bytes)} for {precision}",
                 )
         return out
 
@@ -994,6 +999,13 @@ class _Solver:
             because = "the first precision that the hardware computes in"
         else:
             because = f"{_gb(chosen['needed_bytes'])} ({chosen['basis']}) fit into {_gb(available)} of {where}"
+            limit = available * self.tables.precisions["estimator"]["refuse_above_free"]
+            if chosen["needed_high_bytes"] > limit:
+                self._warn(
+                    "precision-memory",
+                    f"{name}: {chosen['precision']} is tight, {_gb(chosen['needed_bytes'])} to"
+                    f" {_gb(chosen['needed_high_bytes'])} of {_gb(available)}; a lower precision or a shorter context is safe",
+                )
         self._because(
             f"{name}: {chosen['precision']} ({chosen['dtype']})", because, "precision-memory", "precisions", row
         )
