@@ -121,6 +121,7 @@ def page() -> str:
         "## Every model on every card",
         "",
         "The precision with which a model fits, and the GB it needs. `-`: no precision fits, or none that the card computes in.",
+        "An estimate's low end decides; the plan has a note where its high end (0.6 GB more) would not fit.",
         "A model is put on one card; several cards at once are not planned. Models are planned one by one.",
         "",
         f"| Model | {' | '.join(title(card) for card in data['cards'])} |",
@@ -133,7 +134,7 @@ def page() -> str:
             size = "" if entry["memory_needed_bytes"] is None else f" {entry['memory_needed_bytes'] / 1e9:.1f}"
             row.append(f"{entry['precision']}{size}" if entry["fits"] else "-")
         out.append(f"| {model['name']} | {' | '.join(row)} |")
-    out += ["", "Memory figures: "]
+    out += ["", "Memory figures:", ""]
     out += [f"* {m['name']}: {m['source']}." for m in data["models"]]
     out += [f"* {name}: its `model.yml` in the catalogue." for name in data["catalogue"]]
     out += [

@@ -155,8 +155,8 @@ ansible_facts:
           returned: always
         driver:
           description:
-            - C(action) (V(keep), V(install), V(upgrade), V(downgrade), V(reinstall) or V(none)), C(branch), C(version) (V(null) is
-              the branch's newest), C(version_floor), C(flavour), C(method) (V(nvidia_repo), V(distribution), V(runfile) or
+            - C(action) (V(keep), V(install), V(upgrade), V(downgrade), V(reinstall) or V(none)), C(branch), C(version) (V(null)
+              is the branch's newest), C(version_floor), C(flavour), C(method) (V(nvidia_repo), V(distribution), V(runfile) or
               V(none)), C(sha256) of a known runfile, C(cuda_api), C(installed), C(forward_compatibility).
           type: dict
           returned: always

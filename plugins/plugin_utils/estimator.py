@@ -12,10 +12,10 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """Bytes needed; C(basis) is C(stated) (the model's own table) or C(estimated); C(bytes_low) is the estimate's lower end."""
+    """Bytes needed, between a low and a high end; C(basis) is C(stated) (by the model's own table) or C(estimated)."""
 
-    bytes_: int
-    bytes_low: int
+    low_bytes: int
+    high_bytes: int
     basis: str
 
 
@@ -57,4 +57,5 @@ def need(
     if device == "cpu":
         overhead = int(constants["cpu_overhead_bytes"])
         return Need(base + overhead, base + overhead, "estimated")
-    return Need(base + int(constants["overhead_high_bytes"]), base + int(constants["overhead_low_bytes"]), "estimated")
+    low, high = int(constants["overhead_low_bytes"]), int(constants["overhead_high_bytes"])
+    return Need(base + low, base + high, "estimated")
