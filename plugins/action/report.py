@@ -59,13 +59,13 @@ class ActionModule(ActionBase):
                 "directory": {"type": "path", "required": True},
                 "recap": {"type": "bool", "default": False},
                 "failed_result": {"type": "raw"},
-                "failed_task": {"type": "raw"},
+                "failed_task": {"type": "str", "default": ""},
             }
         )
         directory = os.path.abspath(os.path.expanduser(args["directory"]))
         if args["recap"]:
             reports = [
-                _plain(variables["hostvars"][host].get("gpufleet_report") or {})
+                _plain((variables["hostvars"][host].get("ansible_facts") or {}).get("gpufleet_report") or {})
                 for host in sorted(variables.get("ansible_play_hosts_all") or [])
             ]
             missing = [r for r in reports if not r]
@@ -94,8 +94,7 @@ class ActionModule(ActionBase):
 
     def _failure(self, args: dict[str, Any]) -> dict[str, str]:
         failed = _plain(args["failed_result"])
-        task = args["failed_task"]
-        name = str(task.get("name") if isinstance(task, Mapping) else getattr(task, "name", "") or "")
+        name = str(args["failed_task"])
         message = report.message_of(failed)
         if isinstance(failed, Mapping) and failed.get("unreachable"):
             return report.failure(

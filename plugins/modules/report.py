@@ -45,8 +45,9 @@ options:
     description: In a C(rescue), C(ansible_failed_result).
     type: raw
   failed_task:
-    description: In a C(rescue), C(ansible_failed_task).
-    type: raw
+    description: In a C(rescue), C(ansible_failed_task.name).
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""

@@ -131,7 +131,7 @@ def words(reports: list[dict[str, Any]], directory: str = "") -> str:
         )
         state = "ok" if report["ok"] else "NOT OK"
         if report["mode"] == "check":
-            state += ", would change" if report["changed"] else ", nothing to change"
+            state = "would change" if report["changed"] or not report["ok"] else "nothing to change"
         lines.append(f"{report['node']}: {state} ({what})")
         lines += [_model_line(name, model) for name, model in sorted(report["models"].items())]
         lines += [f"    note: {note}" for note in report["notes"]]
