@@ -113,6 +113,25 @@ def _manifest(item: dict[str, Any], path: str) -> list[Mutation]:
     ]
 
 
+# What an item that is a command stands for can only be changed by hand if one knows what it is: by the start of its key.
+COMMANDS = {
+    "setting:filter.lfs": "git config --system filter.lfs.smudge cat",
+    "setting:": "git config --system --unset-all {rest}",
+    "running:nginx": "systemctl stop nginx",
+    "certificate:": "rm -f /etc/nginx/gpufleet/tls/{rest}.crt",
+    "selinux:": "",
+}
+
+
+def _command(item: dict[str, Any]) -> list[Mutation]:
+    key = str(item["key"])
+    for start, script in COMMANDS.items():
+        if key.startswith(start):
+            filled = script.format(rest=shlex.quote(key[len(start) :]))
+            return [Mutation(filled, filled)] if filled else []
+    raise AssertionError(f"no way is known to change {key} by hand: teach tests/fleet/drift.py")
+
+
 def mutations(item: dict[str, Any]) -> list[Mutation]:
     """Ways to change one managed item by hand; empty only for items that are looked at and not managed."""
     kind, after = item["kind"], item.get("after") or {}
@@ -120,6 +139,8 @@ def mutations(item: dict[str, Any]) -> list[Mutation]:
     quoted = shlex.quote(name)
     if kind in ("read", "disk", "glob", "kernel_module"):
         return []
+    if kind == "command":
+        return _command(item)
     if kind == "package":
         if after.get("state") == "absent":
             return []

@@ -7,6 +7,7 @@ run (every item in turn there too with GPUFLEET_NIGHTLY=1).
 
 from __future__ import annotations
 
+import os
 import shlex
 
 import pytest
@@ -14,8 +15,12 @@ from drift import mutations
 from harness import NIGHTLY, Fleet, running, vars_of
 
 ROLES = ["git", "nginx", "anaconda", "llm_model"]
-IMAGES = ["debian12", "debian13", "ubuntu22-like", "rhel9-like", "arch-like"]
-VARIABLES = "tests/fleet/vars/{role}.yml"
+CHOSEN = os.environ.get("GPUFLEET_PLATFORMS", "").split(",")
+IMAGES = [
+    platform["image"]
+    for platform in vars_of(".config/molecule/platforms.yml")["platforms"]
+    if CHOSEN == [""] or platform["name"] in CHOSEN
+]
 
 
 @pytest.fixture(scope="module", params=IMAGES)
@@ -25,7 +30,7 @@ def fleet(request):
 
 
 def variables(role: str) -> dict:
-    return vars_of("tests/fleet/vars/all.yml", VARIABLES.format(role=role))
+    return vars_of(f"molecule/{role}/vars.yml")
 
 
 def converge(fleet: Fleet, role: str) -> list[dict]:
