@@ -175,7 +175,8 @@ def _throttle_reasons(gpu: Any) -> list[str] | None:
         ("clocks_throttle_reasons", "clocks_throttle_reason_"),
     ):
         element = gpu.find(block)
-        if element is None:
+        if element is None or not len(element):
+            # Cards that cannot tell have N/A here instead of a list.
             continue
         active = {
             child.tag[len(prefix) :].replace("display_clocks_setting", "display_clock_setting")
