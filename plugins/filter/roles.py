@@ -11,7 +11,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 from ansible_collections.gpufleet.llm.plugins.plugin_utils import git_settings as git
 from ansible_collections.gpufleet.llm.plugins.plugin_utils import role_items
-from ansible_collections.gpufleet.llm.plugins.plugin_utils.nginx_sites import SiteError, resolve_sites
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.nginx_sites import SiteError, complaints, resolve_sites
 
 
 def git_settings(config: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -50,6 +50,11 @@ def nginx_sites(
         raise AnsibleFilterError(str(error)) from error
 
 
+def nginx_complaints(sites: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What is wrong with ``nginx_sites``, in words that may be shown."""
+    return complaints(list(sites))
+
+
 class FilterModule:
     """What ansible-core loads."""
 
@@ -59,6 +64,7 @@ class FilterModule:
             "absent_items": absent_items,
             "git_settings": git_settings,
             "git_setting_items": git_setting_items,
+            "nginx_complaints": nginx_complaints,
             "nginx_sites": nginx_sites,
             "package_items": package_items,
         }

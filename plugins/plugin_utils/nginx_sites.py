@@ -246,3 +246,19 @@ def resolve_sites(sites: Iterable[Mapping[str, Any]], directory: str, group: str
     if twice:
         raise SiteError(f"nginx_sites: {', '.join(twice)} is there twice")
     return resolved
+
+
+def complaints(sites: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What is wrong with the sites, each in one sentence that holds no password; empty when nothing is."""
+    said = []
+    for site in sites:
+        try:
+            resolve_site(site, "/etc/nginx", "nginx", "")
+        except SiteError as error:
+            said.append(f"{error}.")
+    if not said:
+        try:
+            resolve_sites(sites, "/etc/nginx", "nginx", "")
+        except SiteError as error:
+            said.append(f"{error}.")
+    return said
