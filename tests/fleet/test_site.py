@@ -150,8 +150,24 @@ def test_8_from_an_installed_collection(fleet: Fleet, tmp_path: Path) -> None:
     assert set(reports(tmp_path / "results")) == set(NODES)
 
 
+def test_9_bare_to_answer_on_every_distribution(tmp_path: Path) -> None:
+    images = ["debian12", "debian13", "ubuntu22-like", "rhel9-like", "arch-like"]
+    nodes = {image: image for image in images}
+    with running("everywhere", nodes) as fleet:
+        site(fleet, tmp_path)
+        found = reports(tmp_path)
+        for node in nodes:
+            assert found[node]["ok"], found[node]["failures"]
+            assert set(found[node]["models"]) == set(variables(tmp_path)["llm_model_wanted"])
+        again = site(fleet, tmp_path)
+        assert {node: again.changed(node) for node in nodes} == dict.fromkeys(nodes, 0), str(again)
+        assert max(again.calls.values()) <= 10
+        shown = site(fleet, tmp_path, "--check", "--diff")
+        assert not any(shown.drift(node) for node in nodes)
+
+
 @pytest.mark.parametrize("seed", [1, 2])
-def test_9_a_run_killed_anywhere_is_healed_by_the_next(tmp_path: Path, seed: int) -> None:
+def test_10_a_run_killed_anywhere_is_healed_by_the_next(tmp_path: Path, seed: int) -> None:
     at = random.Random(seed).randint(8, 60)
     print(f"killed after task {at}", file=sys.stderr)
     with running(f"killed-{seed}", {"n1": "debian12"}) as fleet:
