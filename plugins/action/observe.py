@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from ansible import constants
@@ -49,7 +51,11 @@ class ActionModule(ActionBase):
 
         self._remote_calls = 0
         self._unusable: list[str] = []
-        look = self._look(items, deep, self._interpreter(task_vars or {}))
+        task_vars = task_vars or {}
+        if self._task.delegate_to:
+            task_vars = task_vars.get("ansible_delegated_vars", {}).get(self._task.delegate_to, task_vars)
+        payload_for = functools.partial(observe.build_payload, items, deep, manager=self._manager(task_vars))
+        look = self._look(items, payload_for, self._interpreter(task_vars))
         if look is None:
             if missing_python == "fail":
                 found = f" (too old or broken: {', '.join(self._unusable)})" if self._unusable else ""
@@ -70,8 +76,6 @@ class ActionModule(ActionBase):
 
     def _interpreter(self, task_vars: dict[str, Any]) -> str | None:
         """ansible_python_interpreter (variable, environment or ansible.cfg) when it names one, else None."""
-        if self._task.delegate_to:
-            task_vars = task_vars.get("ansible_delegated_vars", {}).get(self._task.delegate_to, task_vars)
         try:
             value = constants.config.get_config_value("INTERPRETER_PYTHON", variables=task_vars)
         except Exception as error:  # an interpreter that cannot be read is no reason not to look
@@ -82,10 +86,18 @@ class ActionModule(ActionBase):
             return None
         return word
 
-    def _look(self, items: list[observe.Item], deep: bool, interpreter: str | None) -> dict[str, Any] | None:
+    @staticmethod
+    def _manager(task_vars: dict[str, Any]) -> str:
+        """The node's package manager when its facts are known, else auto."""
+        facts = task_vars.get("ansible_facts") or {}
+        return observe.MANAGERS.get(str(facts.get("pkg_mgr", "")), "auto")
+
+    def _look(
+        self, items: list[observe.Item], payload_for: Callable[[str], bytes], interpreter: str | None
+    ) -> dict[str, Any] | None:
         """Ask the node and compare; None when it has no Python."""
         token = secrets.token_hex(8)
-        payload = observe.build_payload(items, deep, token)
+        payload = payload_for(token)
         answer: dict[str, Any] | None = None
         ways = self._ways()
         for number, way in enumerate(ways):

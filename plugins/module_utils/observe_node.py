@@ -245,7 +245,7 @@ def look_file(item, ctx):
     found["size"] = status.st_size
     if item.get("hash"):
         found["sha256"] = sha256_of(path, status.st_size)
-        if item.get("sha256") and found["sha256"] != item["sha256"]:
+        if item.get("sha256") and not found["sha256"].startswith(item["sha256"]):
             found["content"] = small_text(path, status.st_size)
     return found
 
@@ -340,19 +340,28 @@ def package_manager(ctx):
 
 
 def look_package(item, ctx):
-    """A package in the manager's own database."""
-    manager = item.get("manager", "auto")
-    if manager == "auto":
-        manager = package_manager(ctx)
-    name = item["name"]
+    """A package in the database of the manager this node has; the controller asks for one by name when it knows it."""
+    manager = package_manager(ctx)
     if manager == "dpkg":
-        found = dpkg_package(name, ctx)
-    elif manager == "rpm":
-        found = rpm_package(name, ctx)
-    else:
-        found = pacman_package(name, ctx)
-    found["manager"] = manager
-    return found
+        return look_dpkg(item, ctx)
+    if manager == "rpm":
+        return look_rpm(item, ctx)
+    return look_pacman(item, ctx)
+
+
+def look_dpkg(item, ctx):
+    """A package in dpkg's database."""
+    return {**dpkg_package(item["name"], ctx), "manager": "dpkg"}
+
+
+def look_rpm(item, ctx):
+    """A package in rpm's database."""
+    return {**rpm_package(item["name"], ctx), "manager": "rpm"}
+
+
+def look_pacman(item, ctx):
+    """A package in pacman's database."""
+    return {**pacman_package(item["name"], ctx), "manager": "pacman"}
 
 
 def dpkg_status(ctx):
@@ -502,13 +511,7 @@ def rpm_locks():
 def rpm_package(name, ctx):
     """A package in the rpm database; its version is C(epoch:version-release), or C(version-release) with no epoch."""
     if "rpm" not in ctx:
-        names = sorted(
-            {
-                one["name"]
-                for one in ctx["items"]
-                if one["kind"] == "package" and one.get("manager") in (None, "auto", "rpm")
-            }
-        )
+        names = sorted({one["name"] for one in ctx["items"] if one["kind"] in ("package", "rpm")})
         for database in RPM_DATABASES:
             if os.path.exists(ROOT + database):
                 try:

@@ -41,7 +41,7 @@ GIT_ENV = {
 
 def load_node(root: Path | None = None) -> ModuleType:
     """The node's half as it is sent (cut, without docstrings), its system databases under C(root)."""
-    source = observe.load_script().select(observe.KINDS)
+    source = observe.load_script().select([*observe.KINDS, *observe.MANAGERS.values()])
     module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("observe_sent", None))
     exec(compile(source, "observe_sent", "exec"), module.__dict__)
     module.ROOT = "" if root is None else str(root)  # type: ignore[attr-defined]

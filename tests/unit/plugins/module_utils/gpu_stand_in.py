@@ -92,7 +92,7 @@ def run_stand_in_smi(profile: str) -> Any:
 
     def run(argv: list[str]) -> tuple[int, str, str]:
         environment = {**os.environ, "GPUFLEET_NVML_PROFILE": os.fspath(built() / profile / "profile")}
-        command = argv[:3] + [os.fspath(built() / profile / "bin/nvidia-smi"), *argv[4:]]
+        command = [*argv[:3], os.fspath(built() / profile / "bin/nvidia-smi"), *argv[4:]]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout, done.stderr
 

@@ -343,7 +343,7 @@ def test_a_hang_costs_one_gpu_and_is_a_state(tmp_path: Path) -> None:
         "from gpu_stand_in import open_stand_in\n"
         "from ansible_collections.gpufleet.llm.plugins.module_utils import gpu_gather\n"
         "done = gpu_gather.gather(gpu_gather.resolve_subset(['min']), root=sys.argv[2], nvml_binding='ctypes',"
-        " timeout_seconds=1, open_binding=open_stand_in)\n"
+        " timeout_seconds=3, open_binding=open_stand_in)\n"
         "gpu_gather.leave_without_destructors()\n"
         "print(json.dumps([done.hung, done.facts]))\n"
     )

@@ -135,7 +135,7 @@ def test_no_secret_and_no_content_travels() -> None:
     )
     wire = [observe.wire_item(item) for item in items]
     assert wire[0] == {"kind": "file", "path": "/a", "strict": True, "hash": True}
-    assert wire[1]["sha256"] == observe.content_sha256("public")
+    assert wire[1]["sha256"] == observe.content_sha256("public")[:16]
     assert "content" not in wire[1]
 
 
@@ -157,7 +157,7 @@ def test_the_cut_script_means_what_its_source_means() -> None:
     assert {name: ast.dump(ast.parse(piece).body[0]) for name, piece in pieces.items()} == wanted
 
 
-@pytest.mark.parametrize("kind", sorted(observe.KINDS))
+@pytest.mark.parametrize("kind", sorted([*observe.KINDS, "dpkg", "rpm", "pacman"]))
 def test_each_kind_brings_all_it_needs(kind: str) -> None:
     """No name in the cut script is undefined: that would be a NameError on the node."""
     script = observe.load_script()
@@ -192,6 +192,18 @@ def test_what_a_role_sends_stays_small() -> None:
         ]
     )
     assert len(observe.build_payload(items, False, TOKEN)) < 8000
+
+
+def test_only_the_code_of_the_nodes_own_package_manager_travels() -> None:
+    items = observe.build_request(
+        [{"kind": "package", "name": "git"}, {"kind": "package", "name": "x", "manager": "rpm"}]
+    )
+    sent = zlib.decompress(observe.build_payload(items, False, TOKEN, "dpkg"))
+    assert b"def look_dpkg" in sent
+    assert b"def look_rpm" in sent
+    assert b"def look_pacman" not in sent
+    small, whole = (observe.build_payload(items[:1], False, TOKEN, manager) for manager in ("dpkg", "auto"))
+    assert len(small) < len(whole) - 1500
 
 
 def start(
