@@ -65,7 +65,7 @@ def _fill(result: dict[str, Any], section: bytes | None) -> None:
 def _modinfo_section(stream: BinaryIO) -> bytes | None:
     """The bytes of section ``.modinfo`` of an ELF file, 32 or 64 bit, either byte order."""
     header = stream.read(64)
-    if header[:4] != b"\x7fELF":
+    if len(header) < 64 or header[:4] != b"\x7fELF":
         return None
     wide = header[4] == 2
     order = "<" if header[5] == 1 else ">"

@@ -60,7 +60,7 @@ def make_tree(profile: str, out: str) -> None:
     if not version or node.get("module", "loaded") != "loaded":
         return
     if node.get("flavour", "proprietary") == "open":
-        text = f"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {version}  Release Build  (stand-in)  Mon Jan  1 00:00:00 UTC 2024\n"
+        text = f"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {version}  Release Build  (stand-in)  Mon Jan  1 2024\n"
     else:
         text = f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {version}  Mon Jan  1 00:00:00 UTC 2024\n"
     write(os.path.join(out, "proc-driver/nvidia/version"), text + "GCC version:  gcc version 12.2.0 (stand-in)\n")

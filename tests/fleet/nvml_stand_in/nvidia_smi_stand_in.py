@@ -102,7 +102,9 @@ def main(arguments: list[str]) -> int:
         print(NOT_LOADED)
         return 9
     if arguments and arguments[0] == "--version":
-        print(f"NVIDIA-SMI version  : {node['driver_version']}\nNVML version        : {node['driver_version'].rpartition('.')[0]}")
+        print(
+            f"NVIDIA-SMI version  : {node['driver_version']}\nNVML version        : {node['driver_version'].rpartition('.')[0]}"
+        )
         print(f"DRIVER version      : {node['driver_version']}\nCUDA Version        : {cuda(node)}")
         return 0
     code = node.error("init")
@@ -120,7 +122,9 @@ def main(arguments: list[str]) -> int:
         return 6
     for gpu in gpus:
         if gpu.error("handle") == 15:
-            print(f"Unable to determine the device handle for GPU {gpu['pci'].upper()}: GPU is lost.  Reboot the system to recover this GPU")
+            print(
+                f"Unable to determine the device handle for GPU {gpu['pci'].upper()}: GPU is lost.  Reboot the system to recover this GPU"
+            )
             return 15
         if gpu.error("handle"):
             print(f"Unable to determine the device handle for GPU{gpu['pci'].upper()}: Unknown Error")
@@ -137,7 +141,9 @@ def main(arguments: list[str]) -> int:
     if query is not None:
         return query_apps(gpus, query.split(","), formats(arguments))
     if arguments:
-        print(f"Invalid combination of input arguments. Please run 'nvidia-smi -h' for help. (stand-in: {' '.join(arguments)})")
+        print(
+            f"Invalid combination of input arguments. Please run 'nvidia-smi -h' for help. (stand-in: {' '.join(arguments)})"
+        )
         return 2
     table(node, gpus)
     return 0
@@ -234,7 +240,11 @@ def decimal(text: str | None) -> str | None:
 
 def query_apps(gpus: list[Section], fields: list[str], options: list[str]) -> int:
     if "noheader" not in options:
-        print(", ".join("used_gpu_memory [MiB]" if field in ("used_memory", "used_gpu_memory") else field for field in fields))
+        print(
+            ", ".join(
+                "used_gpu_memory [MiB]" if field in ("used_memory", "used_gpu_memory") else field for field in fields
+            )
+        )
     for gpu in gpus:
         for process in gpu.of("process"):
             if "C" not in process.get("type", ""):
@@ -296,7 +306,9 @@ def xml_gpu(out: Xml, gpu: Section) -> None:
     out.open("gpu", f' id="{address}"')
     out.leaf("product_name", gpu.value("name"))
     out.leaf("product_brand", "NVIDIA")
-    out.leaf("product_architecture", ARCHITECTURES.get(architecture, architecture.capitalize()) if architecture else None)
+    out.leaf(
+        "product_architecture", ARCHITECTURES.get(architecture, architecture.capitalize()) if architecture else None
+    )
     out.leaf("display_mode", enabled(gpu.value("display_active")))
     out.leaf("display_active", enabled(gpu.value("display_active")))
     out.leaf("persistence_mode", enabled(gpu.value("persistence_mode")))
@@ -398,7 +410,14 @@ def xml_gpu(out: Xml, gpu: Section) -> None:
 
 def xml_mig(out: Xml, gpu: Section) -> None:
     if not gpu.of("mig"):
-        out.lines.append("\t" * out.depth + "<mig_devices>\n" + "\t" * (out.depth + 1) + "None\n" + "\t" * out.depth + "</mig_devices>")
+        out.lines.append(
+            "\t" * out.depth
+            + "<mig_devices>\n"
+            + "\t" * (out.depth + 1)
+            + "None\n"
+            + "\t" * out.depth
+            + "</mig_devices>"
+        )
         return
     out.open("mig_devices")
     for index, device in enumerate(gpu.of("mig")):
