@@ -171,8 +171,12 @@ def glibc_of(file: str) -> str | None:
 def companion(name: str, torch: str, python: str, pip: Runner) -> str | None:
     """The torchvision or torchaudio that was released with a torch: same minor, whose wheel does not refuse it."""
     major, minor, patch = (*version_key(torch), 0, 0)[:3]
-    for step in (patch, patch + 1):
-        number = f"0.{minor + 15}.{step}" if name == "torchvision" else f"{major}.{minor}.{step}"
+    if name == "torchvision":
+        series = f"0.{minor + (15 if major >= 2 else 1)}"
+    else:
+        series = f"{major}.{minor}" if major >= 2 else f"0.{minor}"
+    for step in (patch + 1, patch):
+        number = f"{series}.{step}"
         found = wheel(f"{name}=={number}", python, pip)
         if found is None:
             continue

@@ -1048,7 +1048,8 @@ class _Solver:
             )
             return
         short = [c for c in considered if c["violation"].rule == "precision-memory"]
-        least = min(short, key=lambda c: c["needed_bytes"]) if short else considered[-1]
+        host = [c for c in considered if c["violation"].rule == "host-memory"]
+        least = host[-1] if host else min(short, key=lambda c: c["needed_bytes"]) if short else considered[-1]
         violation = least["violation"]
         where = card.label if card else "the node"
         ways = []
@@ -1066,6 +1067,8 @@ class _Solver:
             ):
                 ways.append(f"stop what uses {_gb(card.memory_total_bytes - card.memory_free_bytes)} of the card now")
             ways += ["choose a smaller model or a shorter context"]
+        elif violation.rule == "host-memory":
+            ways.append("free or add memory of the node itself")
         else:
             ways.append("use a newer card or another precision")
         text = ", or ".join(ways)
