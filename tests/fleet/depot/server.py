@@ -172,7 +172,9 @@ class Depot:
                 return text_answer(301, "a folder\n", {"Location": f"{target.name}/"})
             names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in target.iterdir())
             links = "".join(f'<a href="{urllib.parse.quote(name)}">{html.escape(name)}</a><br>\n' for name in names)
-            return Answer(200, {"Content-Type": "text/html; charset=utf-8"}, f"<html><body>\n{links}</body></html>\n".encode())
+            return Answer(
+                200, {"Content-Type": "text/html; charset=utf-8"}, f"<html><body>\n{links}</body></html>\n".encode()
+            )
         if not target.is_file():
             return text_answer(404, f"no such file: {rest}\n")
         stat = target.stat()
@@ -207,7 +209,9 @@ class Depot:
         lines = []
         for entry in self.projects[name]:
             url = f"/pypi/files/{urllib.parse.quote(entry['file'])}#sha256={entry['sha256']}"
-            extra = f' data-requires-python="{html.escape(entry["requires_python"])}"' if entry["requires_python"] else ""
+            extra = (
+                f' data-requires-python="{html.escape(entry["requires_python"])}"' if entry["requires_python"] else ""
+            )
             if entry["metadata_sha256"]:
                 # Not under its older name (data-dist-info-metadata): pip 23.0 reads that and stumbles over `_` and `-`.
                 extra += f' data-core-metadata="sha256={entry["metadata_sha256"]}"'
@@ -320,14 +324,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, answer: Answer, fault: dict[str, Any], entry: dict[str, Any]) -> None:
         headers = dict(answer.headers)
-        status, first, handle = answer.status, 0, None
+        status, first = answer.status, 0
+        handle: BinaryIO | None = None
         if isinstance(answer.body, Path):
             size = answer.body.stat().st_size
             length = size
             headers["Accept-Ranges"] = "bytes"
             if headers.get("ETag") and headers["ETag"] in self.headers.get("If-None-Match", ""):
                 status, length = 304, 0
-            elif self.headers.get("If-Range", headers.get("ETag", "")) in (headers.get("ETag"), headers.get("Last-Modified")):
+            elif self.headers.get("If-Range", headers.get("ETag", "")) in (
+                headers.get("ETag"),
+                headers.get("Last-Modified"),
+            ):
                 try:
                     wanted = parse_range(self.headers.get("Range", ""), size)
                     if wanted:

@@ -38,7 +38,9 @@ def parse_deb822(text: str) -> list[Source]:
         if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() in ("no", "false"):
             continue
         for uri in fields.get("uris", "").split():
-            found.append(Source(uri, tuple(fields.get("suites", "").split()), tuple(fields.get("components", "").split())))
+            found.append(
+                Source(uri, tuple(fields.get("suites", "").split()), tuple(fields.get("components", "").split()))
+            )
     return found
 
 
@@ -103,7 +105,9 @@ def archives() -> tuple[str, str]:
 
 def node_sources(main: str, security: str, codename: str, components: str = "main") -> str:
     """The deb822 file of a node image."""
-    stanza = "Types: deb\nURIs: {}\nSuites: {}\nComponents: {}\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+    stanza = (
+        "Types: deb\nURIs: {}\nSuites: {}\nComponents: {}\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+    )
     text = stanza.format(main, f"{codename} {codename}-updates", components)
     if security:
         text += "\n" + stanza.format(security, f"{codename}-security", components)

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import pki, stage_conda, stage_models, stage_python
-from .host import CACHE, FLEET_DIR, FleetError, lock, say
+from . import pki, stage_conda, stage_models, stage_packages, stage_python
+from .host import CACHE, FLEET_DIR, FleetError, lock, podman, say
 
 SERVER = FLEET_DIR / "depot"
 STORE = CACHE / "depot"
@@ -37,6 +37,11 @@ PARTS = {
     "python": Part(stage_python.stage, stage_python.inputs, {"pypi": "."}),
     "models": Part(stage_models.stage, stage_models.inputs, {"models": "models", "git": "git"}),
     "conda": Part(stage_conda.stage, stage_conda.inputs, {"conda": "conda", "installers": "installers"}),
+    "packages": Part(
+        stage_packages.stage,
+        stage_packages.inputs,
+        {"apt": "apt", "rpm": "rpm", "pacman": "pacman", "keys": "keys"},
+    ),
 }
 
 
@@ -50,7 +55,7 @@ def part_folder(name: str) -> Path:
 
 def build_contents() -> dict[str, Path]:
     """Stage what is missing; area of the server → folder with its contents."""
-    roots = {}
+    roots: dict[str, Path] = {}
     for name, part in PARTS.items():
         folder = part_folder(name)
         if not folder.exists():
@@ -69,6 +74,31 @@ def _stage(name: str, part: Part, folder: Path) -> None:
     partial.mkdir(parents=True)
     part.stage(partial)
     os.replace(partial, folder)
+    # Older contents may still be mounted in a depot that is up.
+    if not podman("ps", "--quiet", "--filter", "label=gpufleet.node=depot").stdout.strip():
+        for old in STORE.glob(f"{name}-*"):
+            if old != folder:
+                shutil.rmtree(old)
+
+
+def facts(roots: dict[str, Path]) -> dict[str, Any]:
+    """Inventory variables that only these contents can tell.
+
+    `fleet_depot`: {"installers": {file: {"sha256", "size", "conda"}}, "keys": {file: [fingerprint]}, "git": {repository:
+    [commits, oldest first]}, "models": {repository: revision}}. The signing key of the nginx repositories is made with
+    them, so its fingerprint is handed to the role by its own variable, as any site with its own repository does.
+    """
+    keys = stage_packages.fingerprints(roots["keys"])
+    models = json.loads((roots["models"] / "index.json").read_text(encoding="utf-8"))
+    return {
+        "fleet_depot": {
+            "installers": json.loads((roots["installers"] / "index.json").read_text(encoding="utf-8")),
+            "keys": keys,
+            "git": json.loads((roots["git"] / "index.json").read_text(encoding="utf-8")),
+            "models": {name: entry["revision"] for name, entry in models.items()},
+        },
+        "nginx_key_fingerprints": keys["nginx_signing.key"],
+    }
 
 
 def write_config(path: Path, roots: dict[str, str], state: str, port: int, names: list[str], listen: str) -> None:
@@ -97,7 +127,9 @@ def check_fault(text: str) -> list[dict[str, Any]]:
         if not isinstance(fault, dict) or "path" not in fault or set(fault) - FAULT_KEYS:
             raise FleetError(f"a fault has a path and some of {', '.join(sorted(FAULT_KEYS))}; this is {fault!r}", 2)
         if len(fault.keys() - {"id", "path", "times"}) == 0:
-            raise FleetError("a fault says what goes wrong: status, drop, cut_after_bytes, corrupt or bytes_per_second", 2)
+            raise FleetError(
+                "a fault says what goes wrong: status, drop, cut_after_bytes, corrupt or bytes_per_second", 2
+            )
         try:
             re.compile(fault["path"])
         except re.error as error:

@@ -21,7 +21,7 @@ REPO_DIR = FLEET_DIR.parent.parent
 CACHE = Path(os.environ.get("GPUFLEET_CACHE") or Path.home() / ".cache" / "gpufleet-llm")
 FLEETS = CACHE / "fleets"
 # All that the fleet keeps in the cache.
-CACHE_ENTRIES = ("fleets", "roots", "build", "debs", "ca", "depot", "containers.conf")
+CACHE_ENTRIES = ("fleets", "roots", "build", "debs", "ca", "depot", "gpu", "containers.conf")
 # The pinned mount namespace belongs to the running kernel, not to a cache that survives it.
 NAMESPACE = Path("/run/gpufleet-llm")
 

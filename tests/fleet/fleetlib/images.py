@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +38,38 @@ class Image:
     scripts: tuple[str, ...] = ()
     # Scripts run after common/setup.sh, when apt is no longer needed.
     last_scripts: tuple[str, ...] = ()
-    needs: tuple[str, ...] = field(default_factory=tuple)
 
+
+# What Debian's builds of git and nginx need: the fixture packages for dnf and pacman bring only the programs.
+LIBRARIES = ("libcurl3-gnutls", "libexpat1", "libpcre2-8-0", "libssl3", "libcrypt1", "zlib1g", "perl", "openssl")
 
 _IMAGES = (
     Image("debian12", "bookworm"),
+    Image("debian13", "trixie", scripts=("debian13.sh",)),
+    Image("ubuntu22-like", "bookworm", overlays=("ubuntu22-like",)),
+    Image(
+        "rhel9-like",
+        "bookworm",
+        packages=("dnf", "python3-dnf", "rpm", "python3-rpm", *LIBRARIES),
+        overlays=("rhel9-like",),
+        scripts=("rhel9-like.sh",),
+        last_scripts=("common/forget_debian.sh",),
+    ),
+    Image(
+        "arch-like",
+        "bookworm",
+        packages=("pacman-package-manager", *LIBRARIES),
+        overlays=("arch-like",),
+        scripts=("arch-like.sh",),
+        last_scripts=("common/forget_debian.sh",),
+    ),
     # The depot, and the workshop in which its packages are made.
     Image(
         "depot",
         "bookworm",
         packages=(
             *("git", "gnupg", "apt-utils", "dpkg-dev", "rpm", "createrepo-c", "pacman-package-manager", "makepkg"),
-            *("python3-pycosat", "zstd", "xz-utils", "openssl"),
+            *("python3-pycosat", "zstd", "xz-utils", "openssl", "libarchive-tools", "gcc", "libc6-dev"),
         ),
         overlays=("depot",),
         scripts=("depot.sh",),
@@ -155,9 +175,21 @@ def _finish(image: Image, root: Path) -> None:
         chroot(root, ["apt-get", "update", "-q"])
         chroot(root, ["apt-get", "install", "-y", "-q", "--no-install-recommends", *image.packages])
     for overlay in image.overlays:
-        shutil.copytree(IMAGES_DIR / overlay, root, symlinks=True, dirs_exist_ok=True)
+        _overlay(IMAGES_DIR / overlay, root)
     for script in (*image.scripts, "common/setup.sh", *image.last_scripts):
         chroot(root, ["sh", "-s"], stdin=(IMAGES_DIR / script).open(encoding="utf-8"))
+
+
+def _overlay(source: Path, root: Path) -> None:
+    """Copy files into a root, root's own and readable, whatever the clone's umask was."""
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            target = root / path.relative_to(source)
+            if not target.parent.is_dir():
+                target.parent.mkdir(parents=True)
+            target.unlink(missing_ok=True)
+            shutil.copyfile(path, target)
+            target.chmod(0o644)
 
 
 def _security_for(security: str, codename: str) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import depot, images, pki
+from . import depot, gpu, images, pki
 from .host import FLEETS, FleetError, drop_namespace, podman, podman_argv, run, say, wait_for
 
 GPUS = ("none", "t4", "p100", "gtx1060", "h100", "h100-mig", "mismatch", "lost")
@@ -122,7 +122,7 @@ def up(fleet: Fleet, nodes: list[Node], with_depot: bool) -> Path:
         hosts.append(f"--add-host={pki.DEPOT_HOST}:{addresses['depot']}")
 
         def start(node: Node) -> None:
-            _start(fleet, node.name, tags[node.image], addresses[node.name], hosts, [])
+            _start(fleet, node, tags[node.image], addresses[node.name], hosts)
 
         everyone = [*names]
         if with_depot:
@@ -133,7 +133,7 @@ def up(fleet: Fleet, nodes: list[Node], with_depot: bool) -> Path:
             list(pool.map(lambda name: _wait_ready(fleet, name, addresses[name]), everyone))
         if with_depot:
             wait_for("the depot answers", lambda: _depot_answers(addresses["depot"]), 30)
-        _write_inventory(fleet, nodes, addresses, with_depot)
+        _write_inventory(fleet, nodes, addresses, depot.facts(roots) if with_depot else {})
         state = {
             "name": fleet.name,
             "depot": with_depot,
@@ -173,17 +173,31 @@ def _keys(fleet: Fleet, names: list[str], addresses: dict[str, str]) -> None:
     (fleet.folder / "known_hosts").write_text("".join(known), encoding="utf-8")
 
 
-def _start(fleet: Fleet, name: str, image: str, address: str, hosts: list[str], extra: list[str]) -> None:
+def _container(fleet: Fleet, name: str, address: str, hosts: list[str], image: str, extra: list[str]) -> None:
+    """Create the container of a node, not started yet."""
     podman(
-        "run", "--detach", "--systemd=always", "--restart=always", "--pull=never", "--stop-timeout=5",
+        "create", "--systemd=always", "--restart=always", "--pull=never", "--stop-timeout=5",
         f"--name={fleet.container(name)}", f"--hostname={name}",
         f"--network={fleet.network}", f"--ip={address}", *hosts,
         f"--label=gpufleet.fleet={fleet.name}", f"--label=gpufleet.node={name}",
-        "--cap-add=AUDIT_WRITE,NET_RAW", f"--volume={fleet.folder}/nodes/{name}:/etc/gpufleet:ro",
+        "--cap-add=AUDIT_WRITE", "--cap-add=NET_RAW", f"--volume={fleet.folder}/nodes/{name}:/etc/gpufleet:ro",
         # A disk that is too small for anything, for the tests that need one.
         "--tmpfs=/mnt/small:size=64m,mode=1777",
         *extra, image,
     )  # fmt: skip
+
+
+def _start(fleet: Fleet, node: Node, image: str, address: str, hosts: list[str]) -> None:
+    """Start a node, with its card and that card's driver when it has them."""
+    extra = gpu.mounts(node.gpu, node.driver, fleet.folder / "nodes" / node.name) if node.gpu != "none" else []
+    _container(fleet, node.name, address, hosts, image, extra)
+    container = fleet.container(node.name)
+    if node.gpu != "none" and node.driver:
+        files = gpu.driver_files(node.gpu, node.image)
+        done = subprocess.run(podman_argv("cp", "-", f"{container}:/"), input=files, capture_output=True, check=False)
+        if done.returncode != 0:
+            raise FleetError(f"the driver's files did not get into {node.name}: {done.stderr.decode().strip()}")
+    podman("start", container)
 
 
 def _start_depot(fleet: Fleet, address: str, hosts: list[str], roots: dict[str, Path]) -> None:
@@ -192,10 +206,13 @@ def _start_depot(fleet: Fleet, address: str, hosts: list[str], roots: dict[str, 
     state = fleet.depot_state
     state.mkdir()
     inside = {area: f"/srv/depot/{area}" for area in roots}
-    depot.write_config(folder / "depot.json", inside, "/var/lib/depot", 443, [pki.DEPOT_HOST, "depot", address], "0.0.0.0")
+    depot.write_config(
+        folder / "depot.json", inside, "/var/lib/depot", 443, [pki.DEPOT_HOST, "depot", address], "0.0.0.0"
+    )
     mounts = [f"--volume={source}:{inside[area]}:ro" for area, source in roots.items()]
     mounts += [f"--volume={state}:/var/lib/depot", f"--volume={depot.SERVER}:/srv/depot-code:ro"]
-    _start(fleet, "depot", images.build("depot"), address, hosts, mounts)
+    _container(fleet, "depot", address, hosts, images.build("depot"), mounts)
+    podman("start", fleet.container("depot"))
 
 
 def _depot_answers(address: str) -> bool:
@@ -233,15 +250,18 @@ def _wait_ready(fleet: Fleet, name: str, address: str) -> None:
     wait_for(f"{name} takes a login", lambda: run([*ssh_argv(fleet, address), "sudo", "-n", "true"], timeout=20), 40)
 
 
-def _write_inventory(fleet: Fleet, nodes: list[Node], addresses: dict[str, str], with_depot: bool) -> None:
+def _write_inventory(fleet: Fleet, nodes: list[Node], addresses: dict[str, str], depot_facts: dict[str, Any]) -> None:
+    """The inventory; `fleet_depot` in it says what only this depot's contents can tell (keys, sums of installers)."""
     # JSON is YAML, and every value below is a plain string: no quoting to get wrong.
-    common = f"-F none -o UserKnownHostsFile={fleet.folder}/known_hosts -o StrictHostKeyChecking=yes -o IdentitiesOnly=yes"
+    common = (
+        f"-F none -o UserKnownHostsFile={fleet.folder}/known_hosts -o StrictHostKeyChecking=yes -o IdentitiesOnly=yes"
+    )
     hosts: dict[str, Any] = {
         node.name: {"ansible_host": addresses[node.name], "fleet_image": node.image, "fleet_gpu": node.gpu_label}
         for node in nodes
     }
     children: dict[str, Any] = {"nodes": {"hosts": hosts}}
-    children["depot"] = {"hosts": {"depot": {"ansible_host": addresses["depot"]}} if with_depot else {}}
+    children["depot"] = {"hosts": {"depot": {"ansible_host": addresses["depot"]}} if depot_facts else {}}
     inventory = {
         "all": {
             "vars": {
@@ -249,6 +269,7 @@ def _write_inventory(fleet: Fleet, nodes: list[Node], addresses: dict[str, str],
                 "ansible_python_interpreter": "/usr/bin/python3",
                 "ansible_ssh_private_key_file": str(fleet.folder / "id_ed25519"),
                 "ansible_ssh_common_args": common,
+                **depot_facts,
             },
             "children": children,
         }

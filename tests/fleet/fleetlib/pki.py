@@ -14,6 +14,7 @@ from .host import CACHE, lock, run
 DEPOT_HOST = "depot.gpufleet.test"
 CA = CACHE / "ca"
 DAYS = "3650"
+NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
 def ca_certificate() -> Path:
@@ -35,11 +36,9 @@ def _make_ca() -> None:
     CA.mkdir(parents=True, exist_ok=True, mode=0o700)
     key, part = CA / "ca.key", CA / "ca.crt.part"
     subject = "/O=gpufleet.llm test fleet/CN=gpufleet test depot CA"
-    run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        + ["-keyout", str(key), "-out", str(part), "-days", DAYS, "-subj", subject]
-        + ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign"]
-    )
+    new = ["openssl", "req", "-x509", *NEW_KEY, "-keyout", str(key), "-out", str(part), "-days", DAYS, "-subj", subject]
+    extensions = ("basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign")
+    run([*new, *(flag for extension in extensions for flag in ("-addext", extension))])
     key.chmod(0o600)
     os.replace(part, CA / "ca.crt")
 
@@ -48,17 +47,17 @@ def server_certificate(folder: Path, names: list[str]) -> tuple[Path, Path]:
     """(certificate, key) of a server with those DNS names or addresses, signed by the CA, below folder."""
     ca = ca_certificate()
     folder.mkdir(parents=True, exist_ok=True)
-    cert, key, request, extensions = (folder / name for name in ("server.crt", "server.key", "server.csr", "server.ext"))
+    cert, key, request, extensions = (
+        folder / name for name in ("server.crt", "server.key", "server.csr", "server.ext")
+    )
     alt = ",".join(("IP:" if name.replace(".", "").isdigit() else "DNS:") + name for name in names)
-    extensions.write_text(f"subjectAltName={alt}\nextendedKeyUsage=serverAuth\nbasicConstraints=CA:FALSE\n", encoding="utf-8")
-    run(
-        ["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        + ["-keyout", str(key), "-out", str(request), "-subj", f"/CN={names[0]}"]
+    extensions.write_text(
+        f"subjectAltName={alt}\nextendedKeyUsage=serverAuth\nbasicConstraints=CA:FALSE\n", encoding="utf-8"
     )
-    run(
-        ["openssl", "x509", "-req", "-in", str(request), "-CA", str(ca), "-CAkey", str(CA / "ca.key"), "-CAcreateserial"]
-        + ["-CAserial", str(folder / "serial"), "-days", DAYS, "-extfile", str(extensions), "-out", str(cert)]
-    )
+    run(["openssl", "req", "-new", *NEW_KEY, "-keyout", str(key), "-out", str(request), "-subj", f"/CN={names[0]}"])
+    sign = ["openssl", "x509", "-req", "-in", str(request), "-CA", str(ca), "-CAkey", str(CA / "ca.key")]
+    sign += ["-CAcreateserial", "-CAserial", str(folder / "serial"), "-days", DAYS, "-extfile", str(extensions)]
+    run([*sign, "-out", str(cert)])
     key.chmod(0o600)
     for path in (request, extensions):
         path.unlink()

@@ -82,12 +82,18 @@ def stage(folder: Path) -> None:
     for installer in INSTALLERS:
         data = build_installer(installer, base, python)
         (installers / installer.file).write_bytes(data)
-        index[installer.file] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "conda": installer.conda}
+        index[installer.file] = {
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "size": len(data),
+            "conda": installer.conda,
+        }
     (installers / "index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     sums = "".join(f"{entry['sha256']}  {name}\n" for name, entry in index.items())
     (installers / "SHA256SUMS").write_text(sums, encoding="utf-8")
     packages = [python_package(python)]
-    packages += [noarch_package(wheel) for wheel in sorted(wheels.glob("*-none-any.whl")) if "conda_lock" not in wheel.name]
+    packages += [
+        noarch_package(wheel) for wheel in sorted(wheels.glob("*-none-any.whl")) if "conda_lock" not in wheel.name
+    ]
     for channel in CHANNELS:
         write_channel(folder / "conda" / channel, packages)
     for wheel in wheels.glob("*"):
@@ -218,14 +224,14 @@ def _tar(files: Files) -> bytes:
 class Package(NamedTuple):
     """A conda package: its index entry, subdir, and bytes."""
 
-    index: dict[str, Any]
+    entry: dict[str, Any]
     subdir: str
     data: bytes
 
     @property
     def file(self) -> str:
         """Its file name."""
-        return f"{self.index['name']}-{self.index['version']}-{self.index['build']}.tar.bz2"
+        return f"{self.entry['name']}-{self.entry['version']}-{self.entry['build']}.tar.bz2"
 
 
 def _package(index: dict[str, Any], files: Files, extra: Files | None = None) -> Package:
@@ -233,7 +239,7 @@ def _package(index: dict[str, Any], files: Files, extra: Files | None = None) ->
     for path, data in sorted(files.items()):
         link = isinstance(data, str)
         content = data.encode() if isinstance(data, str) else data
-        row = {"_path": path, "path_type": "softlink" if link else "hardlink"}
+        row: dict[str, Any] = {"_path": path, "path_type": "softlink" if link else "hardlink"}
         row |= {"sha256": hashlib.sha256(content).hexdigest(), "size_in_bytes": 0 if link else len(content)}
         rows.append(row)
     info: Files = {
@@ -290,13 +296,17 @@ def write_channel(folder: Path, packages: list[Package]) -> None:
         for package in packages:
             if package.subdir == subdir:
                 (place / package.file).write_bytes(package.data)
-                sums = {
+                sums: dict[str, Any] = {
                     "md5": hashlib.md5(package.data, usedforsecurity=False).hexdigest(),
                     "sha256": hashlib.sha256(package.data).hexdigest(),
                     "size": len(package.data),
                 }
-                listed[package.file] = {**package.index, **sums}
-        repodata = {"info": {"subdir": subdir}, "packages": listed, "packages.conda": {}, "removed": [], "repodata_version": 1}
+                listed[package.file] = {**package.entry, **sums}
+        repodata = {
+            "info": {"subdir": subdir},
+            "packages": listed,
+            "packages.conda": {},
+            "removed": [],
+            "repodata_version": 1,
+        }
         (place / "repodata.json").write_bytes(_json(repodata))
-
-

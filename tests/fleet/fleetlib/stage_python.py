@@ -63,7 +63,16 @@ def pip_argv() -> list[str]:
 def download(lock: Path, python: str, folder: Path) -> None:
     """Fetch the wheels of a lock for one Python into folder."""
     text = lock.read_text(encoding="utf-8")
-    argv = [*pip_argv(), "download", "--quiet", "--require-hashes", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+    argv = [
+        *pip_argv(),
+        "download",
+        "--quiet",
+        "--require-hashes",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(folder),
+    ]
     argv += ["--python-version", python, "--implementation", "cp"]
     argv += [flag for platform in PLATFORMS for flag in ("--platform", platform)]
     done = run([*argv, "--requirement", str(lock)], check=False)

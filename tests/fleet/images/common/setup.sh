@@ -32,6 +32,24 @@ if [ -s /usr/local/share/ca-certificates/gpufleet-depot.crt ]; then
     update-ca-certificates >/dev/null
 fi
 
+# A node with a simulated driver shows that driver's files in /proc, from its very first unit on.
+cat > /etc/systemd/system/gpufleet-stand-in.service <<'UNIT'
+[Unit]
+Description=Files of the simulated NVIDIA driver in /proc/driver
+DefaultDependencies=no
+Before=sysinit.target
+ConditionPathIsDirectory=/srv/gpufleet-stand-in/proc-driver
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/mount --bind /srv/gpufleet-stand-in/proc-driver /proc/driver
+
+[Install]
+WantedBy=sysinit.target
+UNIT
+systemctl enable -q gpufleet-stand-in.service
+
 : > /etc/machine-id
 rm -f /var/lib/dbus/machine-id /etc/hostname /usr/sbin/policy-rc.d
 rm -rf /var/cache/apt/*.bin /var/cache/apt/archives/*.deb /var/lib/apt/lists/* /var/log/*.log /var/log/apt /tmp/*
