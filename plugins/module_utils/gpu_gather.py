@@ -11,8 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from ansible_collections.gpufleet.llm.plugins.module_utils import (
     gpu_chips,
@@ -155,8 +154,7 @@ _PART_OF = {
 RunCommand = Callable[..., tuple[int, str, str]]
 
 
-@dataclass
-class Gathered:
+class Gathered(NamedTuple):
     """What gather() returns: the facts, and whether a thread still hangs in the driver's library."""
 
     facts: dict[str, Any]

@@ -9,8 +9,6 @@ and zstd where Python has it, 3.14 and later) is streamed until both strings wer
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import os
 import re
 import struct
@@ -33,16 +31,21 @@ def read_module(path: str) -> dict[str, Any]:
             if opened is not None:
                 with opened as compressed:
                     _scan_stream(compressed, result)
-    except (OSError, EOFError, ValueError, struct.error, lzma.LZMAError):
-        # A file that is cut short or no module: what was found so far stands.
-        pass
+    except Exception:
+        # A file that is cut short or no module (OSError, EOFError, struct.error, LZMAError, zlib.error): what was found so
+        # far stands.
+        return result
     return result
 
 
 def _decompressed(path: str) -> Any:
     if path.endswith(".xz"):
+        import lzma
+
         return lzma.open(path, "rb")
     if path.endswith(".gz"):
+        import gzip
+
         return gzip.open(path, "rb")
     if path.endswith(".zst"):
         try:

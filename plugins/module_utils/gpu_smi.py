@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from xml.etree import ElementTree
 
 from ansible_collections.gpufleet.llm.plugins.module_utils import nvml_binding
 from ansible_collections.gpufleet.llm.plugins.module_utils.gpu_pci import normalise_pci_address
@@ -46,6 +45,9 @@ def failure_code(rc: int, text: str) -> int:
 
 def parse(xml: str) -> dict[str, Any]:
     """``{"driver_version", "cuda_driver_api", "gpus"}`` from the XML. Raises ValueError when it is no such XML."""
+    # Only where it is needed: the parser costs more to import than NVML to ask.
+    from xml.etree import ElementTree
+
     try:
         log = ElementTree.fromstring(xml)  # noqa: S314  the driver's own tool wrote it, no network is behind it
     except ElementTree.ParseError as exc:

@@ -56,8 +56,9 @@ options:
     default: [nvml, nvidia_smi, pci]
   nvml_binding:
     description:
-      - How NVML is called. V(auto) takes the Python package C(nvidia-ml-py) where it can be imported and the own
-        binding otherwise.
+      - How NVML is called. V(auto) takes the Python package C(nvidia-ml-py) where it can be imported and the own binding
+        otherwise.
+      - Both ask the same questions. V(ctypes) saves the import of the package, which takes longer than all the questions.
     type: str
     choices: [auto, pynvml, ctypes]
     default: auto

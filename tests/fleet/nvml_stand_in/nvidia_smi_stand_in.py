@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from xml.sax.saxutils import escape
 
 DEFAULT_PROFILE = "/etc/gpufleet-nvml-profile"
@@ -122,9 +123,8 @@ def main(arguments: list[str]) -> int:
         return 6
     for gpu in gpus:
         if gpu.error("handle") == 15:
-            print(
-                f"Unable to determine the device handle for GPU {gpu['pci'].upper()}: GPU is lost.  Reboot the system to recover this GPU"
-            )
+            where = f"Unable to determine the device handle for GPU {gpu['pci'].upper()}"
+            print(f"{where}: GPU is lost.  Reboot the system to recover this GPU")
             return 15
         if gpu.error("handle"):
             print(f"Unable to determine the device handle for GPU{gpu['pci'].upper()}: Unknown Error")
@@ -182,7 +182,7 @@ def with_unit(value: str | None, unit: str, form: str = "{}") -> str:
 
 
 def query_gpu(node: Section, gpus: list[Section], fields: list[str], options: list[str]) -> int:
-    answers = {
+    answers: dict[str, Callable[[Section, int], tuple[str | None, str]]] = {
         "index": lambda g, i: (str(i), ""),
         "name": lambda g, i: (g.value("name"), ""),
         "gpu_name": lambda g, i: (g.value("name"), ""),

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.gpufleet.llm.plugins.module_utils import gpu_gather, nvml_binding
+from ansible_collections.gpufleet.llm.plugins.module_utils import gpu_gather, gpu_node, nvml_binding
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gpu_stand_in import REPOSITORY, built, facts_of, no_library, put, root_of, run_stand_in_smi
@@ -375,7 +375,7 @@ def test_an_unforeseen_failure_is_a_state_and_not_an_exception(tmp_path: Path, m
     def broken(*_arguments: Any) -> Any:
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(gpu_gather.gpu_node, "toolkits", broken)
+    monkeypatch.setattr(gpu_node, "toolkits", broken)
     facts = facts_of(root_of(tmp_path, "t4"), "t4")
     assert (facts["state"], facts["gpu_count"]) == ("gather_failed", 1)
     assert "RuntimeError: planted" in facts["detail"]

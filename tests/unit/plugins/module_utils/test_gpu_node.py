@@ -318,8 +318,9 @@ def kernel_module(tmp_path: Path) -> Any:
             blob = b"\x30\x82pkcs7\x06\x03\x55\x04\x03\x0c" + bytes([len(name)]) + name + bytes(200)
             data += blob + bytes(8) + struct.pack(">I", len(blob)) + gpu_kmod.SIGNATURE_MAGIC
         path.parent.mkdir(parents=True, exist_ok=True)
-        pack = {".xz": lzma.compress, ".gz": gzip.compress}.get(path.suffix, bytes)
-        path.write_bytes(pack(data))
+        path.write_bytes(
+            lzma.compress(data) if path.suffix == ".xz" else gzip.compress(data) if path.suffix == ".gz" else data
+        )
         return path
 
     return make

@@ -52,7 +52,7 @@ def node(gpu: dict[str, Any] | None = None, gpus: int = 1, **parts: dict[str, An
     return facts
 
 
-UNLOADED = {
+UNLOADED: dict[str, Any] = {
     "loaded": False,
     "loaded_version": None,
     "versions_match": None,
