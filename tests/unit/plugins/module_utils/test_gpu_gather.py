@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 from ansible_collections.gpufleet.llm.plugins.module_utils import gpu_gather, gpu_node, nvml_binding
 
 sys.path.insert(0, str(Path(__file__).parent))
-from gpu_stand_in import REPOSITORY, built, facts_of, no_library, put, root_of, run_stand_in_smi
+from gpu_stand_in import REPOSITORY, built, facts_of, no_library, open_stand_in, put, root_of, run_stand_in_smi
 
 MIB = 1024 * 1024
 BINDINGS = ("ctypes", "pynvml")
@@ -408,8 +409,6 @@ def test_gpu_is_lost_half_way(tmp_path: Path, name: str) -> None:
                 raise nvml_binding.NvmlError(nvml_binding.GPU_IS_LOST)
             return self.real.call(function, *arguments)
 
-    from gpu_stand_in import open_stand_in
-
     facts = facts_of(root_of(tmp_path, "t4"), "t4", open_binding=lambda *a: Losing(open_stand_in(*a)))
     assert (facts["state"], facts["gpu_count"], facts["gpus"][0]["state"]) == ("gpu_lost", 1, "gpu_lost")
     assert name in facts["detail"]
@@ -426,3 +425,64 @@ def test_normalise_fills_in_what_the_device_id_tells() -> None:
 def test_normalise_leaves_complete_facts_as_they_are(tmp_path: Path) -> None:
     facts = facts_of(root_of(tmp_path, "h100"), "h100")
     assert gpu_gather.normalise_gpu_facts(facts) == facts
+
+
+CHILDREN = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system")
+
+
+@pytest.mark.parametrize("binding", BINDINGS)
+def test_no_child_process_when_nvml_answers(tmp_path: Path, binding: str) -> None:
+    root = root_of(tmp_path, "h100")
+    facts_of(root, "h100", binding)  # builds the stand-in outside of what is watched
+    seen: list[str] = []
+    watching = True
+    sys.addaudithook(lambda event, _arguments: seen.append(event) if watching and event in CHILDREN else None)
+
+    def must_not(argv: list[str]) -> tuple[int, str, str]:
+        raise AssertionError(argv)
+
+    facts = facts_of(root, "h100", binding, run_command=must_not)
+    watching = False
+    assert (facts["source"], seen, facts["errors"]) == ("nvml", [], [])
+
+
+def test_the_library_is_found_where_the_loader_does_not_look(tmp_path: Path) -> None:
+    """nvidia-ml-py knows only the loader's folders; container images and WSL put the library elsewhere."""
+    root = root_of(tmp_path, "t4")
+    opened = []
+
+    class Blind:
+        name = "pynvml"
+
+        def call(self, _function: str, *_arguments: Any) -> Any:
+            raise nvml_binding.NvmlError(nvml_binding.LIBRARY_NOT_FOUND)
+
+    def choose(choice: str, library: str) -> Any:
+        opened.append((choice, library))
+        return Blind() if choice == "auto" else open_stand_in(choice, library)
+
+    facts = facts_of(root, "t4", "auto", open_binding=choose)
+    assert opened == [
+        ("auto", "libnvidia-ml.so.1"),
+        ("ctypes", "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.535.261.03"),
+    ]
+    assert (facts["source"], facts["nvml_binding"], facts["state"]) == ("nvml", "ctypes", "ok")
+
+
+def test_library_gone_but_driver_loaded(tmp_path: Path) -> None:
+    root = root_of(tmp_path, "t4")
+    shutil.rmtree(root / "usr/lib/x86_64-linux-gnu")
+    facts = facts_of(root, "t4", open_binding=no_library)
+    assert (facts["state"], facts["usable"], facts["gpus"][0]["state"]) == ("library_missing", False, "no_answer")
+
+
+def test_the_package_pynvml_that_is_broken_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another package of that name, or one that raises while it is imported, is as good as none."""
+    put(tmp_path, "site/pynvml.py", "raise RuntimeError('broken')\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    binding = nvml_binding.open_binding("auto", str(built() / "t4/lib/libnvidia-ml.so.1"))
+    assert binding.name == "ctypes"
+    with pytest.raises(nvml_binding.NvmlError, match="broken"):
+        nvml_binding.open_binding("pynvml")
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
