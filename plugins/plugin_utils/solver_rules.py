@@ -17,6 +17,7 @@ from ansible_collections.gpufleet.llm.plugins.plugin_utils.tables import Row, Ta
 
 RULES: dict[str, str] = {
     "card-known": "The compute capability of every card is known, or at least its generation.",
+    "gpu-state": "What gpu_facts found wrong with a card or its driver is repeated as a warning.",
     "driver-drives-card": "The driver branch lies between the first and the last branch that know the card.",
     "one-driver-for-all-cards": "One driver branch and one module flavour drive every card of a node.",
     "module-flavour": "Open modules from Turing on and only they from Blackwell on; proprietary before Turing.",

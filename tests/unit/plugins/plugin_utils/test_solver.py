@@ -495,3 +495,11 @@ def test_json_is_stable() -> None:
     one, two = {**plan(T4), "node": "a"}, {**plan(P100), "node": "b"}
     assert solver_render.as_json([one, two]) == solver_render.as_json([two, one])
     assert json.loads(solver_render.as_json([one, two]))["summary"]["nodes"] == 2
+
+
+def test_the_page_about_the_solver_lists_every_rule_and_every_pin() -> None:
+    text = (ROOT / "docs" / "explanation" / "solver.md").read_text(encoding="utf-8")
+    for rule, words in solver_rules.RULES.items():
+        assert f"| `{rule}` | {words} |" in text
+    for pin in solver.PINS:
+        assert f"`{pin}`" in text

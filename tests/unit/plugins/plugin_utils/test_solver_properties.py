@@ -256,6 +256,8 @@ def check_words(plan: dict[str, Any]) -> None:
     for conflict in plan["conflicts"]:
         assert conflict["rule"] in solver_rules.RULES
         assert all(conflict[key] for key in ("found", "wanted", "remedy"))
+    for warning in plan["warnings"]:
+        assert warning["rule"] in solver_rules.RULES and warning["message"]
     for reason in plan["reasons"]:
         assert reason["rule"] in solver_rules.RULES
         assert all(reason[key] for key in ("choice", "because", "source"))
