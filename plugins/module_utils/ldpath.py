@@ -171,7 +171,8 @@ class Loader:
                 self._by_name.setdefault(name, one)
 
     def _expand(self, directory: str, requester: ElfFile) -> str:
-        origin = os.path.dirname(os.path.realpath(requester.path))
+        # The directory under which the file was opened; links are not followed (give the program itself resolved).
+        origin = os.path.dirname(os.path.abspath(requester.path))
         text = re.sub(r"\$(ORIGIN|\{ORIGIN\})", lambda _match: origin, directory)
         text = re.sub(r"\$(LIB|\{LIB\})", "lib64" if requester.bits == 64 else "lib", text)
         return os.path.normpath(os.path.join(self._cwd, text))
@@ -206,7 +207,8 @@ class Loader:
             # Libraries for another machine are passed over, as the loader does.
             if self._machine is not None and (elf.bits, elf.machine) != self._machine:
                 continue
-            one = Loaded(name, elf, "LD_PRELOAD" if preload else via, requester)
+            known_as = (elf.soname or os.path.basename(name)) if "/" in name else name
+            one = Loaded(known_as, elf, "LD_PRELOAD" if preload else via, requester)
             self._add(one)
             return one
         self.missing.append({"name": name, "requester": requester.elf.path})

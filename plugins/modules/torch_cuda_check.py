@@ -257,6 +257,7 @@ libraries:
 """
 
 import os
+import re
 import shutil
 import time
 from typing import Any
@@ -290,14 +291,41 @@ def interpreter(python: str | None, prefix: str | None) -> tuple[str, str]:
     return paths[0], "there is no such file" if python else f"{prefix} has no bin/python"
 
 
+def not_python(module: AnsibleModule, python: str, environ: dict[str, str]) -> str:
+    """Why this file is no Python 3.7 or later, or an empty text.
+
+    Asked before the probe is given to it: another interpreter would run the probe's lines as its own.
+    """
+    try:
+        with open(python, "rb") as stream:
+            start = stream.read(4)
+        # A text without "#!" would be run by a shell.
+        if start != b"\x7fELF" and start[:2] != b"#!":
+            return "it is no program"
+        _rc, out, err = module.run_command(
+            _limited([python, "--version"], 20), cwd="/", environ_update=environ, handle_exceptions=False
+        )
+    except (OSError, ValueError) as exc:
+        return f"{type(exc).__name__}: {exc}"
+    match = re.match(r"Python (\d+)\.(\d+)", out.strip() or err.strip())
+    if not match:
+        return f"it does not answer as Python ({' '.join((out + ' ' + err).split())[:200] or 'no answer'})"
+    if (int(match.group(1)), int(match.group(2))) < (3, 7):
+        return f"it is {match.group(0)}, 3.7 or later is needed"
+    return ""
+
+
+def _limited(command: list[str], seconds: int) -> list[str]:
+    """The command under coreutils' timeout, where there is one."""
+    outer = shutil.which("timeout")
+    return [outer, "--kill-after=5", str(seconds), *command] if outer else command
+
+
 def run_probe(module: AnsibleModule, python: str, environ: dict[str, str]) -> dict[str, Any]:
     """Run the probe in the environment's Python: ``rc``, ``rows``, ``stdout`` and ``stderr`` (their ends), ``seconds``."""
     limit = module.params["timeout_seconds"]
-    command = [python, "-B", "-", module.params["device"], str(limit)]
-    outer = shutil.which("timeout")
-    if outer:
-        # The probe has its own watchdog; this is for a Python that hangs before it starts.
-        command = [outer, "--kill-after=5", str(limit + 15), *command]
+    # The probe has its own watchdog; the outer limit is for a Python that hangs before it starts.
+    command = _limited([python, "-B", "-", module.params["device"], str(limit)], limit + 15)
     started = time.monotonic()
     try:
         rc, out, err = module.run_command(
@@ -382,6 +410,7 @@ def main() -> None:
         module.fail_json(msg=f"timeout_seconds is {module.params['timeout_seconds']}, it must be 1 or more")
     environ = {str(key): "" if value is None else str(value) for key, value in module.params["environment"].items()}
     python, problem = interpreter(module.params["python"], module.params["prefix"])
+    problem = problem or not_python(module, python, environ)
     raw: dict[str, Any] = {
         "device": module.params["device"],
         "timeout_seconds": module.params["timeout_seconds"],
