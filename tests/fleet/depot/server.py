@@ -302,6 +302,7 @@ class Handler(BaseHTTPRequestHandler):
             fault = self.depot.faults.take(self.command, self.path)
             entry["fault"] = fault.get("id", "")
             if fault.get("drop"):
+                self._log(entry, started)
                 self._cut()
                 return
             path, _mark, query = self.path.partition("?")
@@ -310,7 +311,7 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 headers = {key.lower(): value for key, value in self.headers.items()}
                 answer = self.depot.route(self.command, urllib.parse.unquote(path), query, headers, body)
-            self._send(answer, fault, entry)
+            self._send(answer, fault, entry, started)
         except (BrokenPipeError, ConnectionError, ssl.SSLError, TimeoutError):
             self.close_connection = True
             entry["fault"] = entry["fault"] or "client went away"
@@ -319,10 +320,15 @@ class Handler(BaseHTTPRequestHandler):
             entry["error"] = repr(error)
             raise
         finally:
+            self._log(entry, started)
+
+    def _log(self, entry: dict[str, Any], started: float) -> None:
+        """Write the request's line, once, and before the client can know that its answer is complete."""
+        if "seconds" not in entry:
             entry["seconds"] = round(time.monotonic() - started, 4)
             self.depot.log(entry)
 
-    def _send(self, answer: Answer, fault: dict[str, Any], entry: dict[str, Any]) -> None:
+    def _send(self, answer: Answer, fault: dict[str, Any], entry: dict[str, Any], started: float) -> None:
         headers = dict(answer.headers)
         status, first = answer.status, 0
         handle: BinaryIO | None = None
@@ -344,7 +350,7 @@ class Handler(BaseHTTPRequestHandler):
                 except ValueError:
                     status, length = 416, 0
                     headers["Content-Range"] = f"bytes */{size}"
-            if length:
+            if length and self.command != "HEAD":
                 handle = answer.body.open("rb")
                 handle.seek(first)
         else:
@@ -354,19 +360,22 @@ class Handler(BaseHTTPRequestHandler):
         for key, value in headers.items():
             self.send_header(key, value)
         self.send_header("Content-Length", str(length))
+        end = min(length, int(fault.get("cut_after_bytes", length)))
+        if handle is None or self.command == "HEAD" or end == 0:
+            self._log(entry, started)
         self.end_headers()
-        if handle is None:
+        if handle is None or self.command == "HEAD":
             return
         with handle:
-            if self.command != "HEAD":
-                for block in self._blocks(handle, length, fault):
-                    self.wfile.write(block)
-                    entry["bytes"] += len(block)
-        if "cut_after_bytes" in fault and self.command != "HEAD" and entry["bytes"] < length:
+            for block in self._blocks(handle, end, fault):
+                entry["bytes"] += len(block)
+                if entry["bytes"] >= end:
+                    self._log(entry, started)
+                self.wfile.write(block)
+        if end < length:
             self._cut()
 
-    def _blocks(self, handle: BinaryIO, length: int, fault: dict[str, Any]) -> Iterator[bytes]:
-        left = min(length, int(fault.get("cut_after_bytes", length)))
+    def _blocks(self, handle: BinaryIO, left: int, fault: dict[str, Any]) -> Iterator[bytes]:
         speed = int(fault.get("bytes_per_second", 0))
         corrupt = bool(fault.get("corrupt"))
         while left > 0:
