@@ -18,7 +18,7 @@ description:
     and driver libraries are one version; the driver's CUDA version reaches the wheel's; the wheel has code for the
     card; the dynamic loader takes the wheel's own libraries (the ELF files are read, nothing is loaded); the
     computation.
-  - C(torch.cuda.is_available()) alone is not an answer, it is true also where no kernel runs.
+  - C(torch.cuda.is_available) alone is not an answer, it is true also where no kernel runs.
   - What is wrong is an answer, never a failed task. Test RV(verdict) to fail on it.
   - The node is never changed. The computation runs in a child process with a time limit.
 extends_documentation_fragment:
