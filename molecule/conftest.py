@@ -113,7 +113,7 @@ class Run:
 def play(scenario: str, node_name: str, tmp_path: pathlib.Path) -> Iterator[Callable[..., Run]]:
     """Run the scenario's role on this one node: ``play({"nginx_version": "1.24.0"}, "--check")``."""
     playbook = ROOT / "molecule" / "shared" / "converge.yml"
-    variables = ROOT / "molecule" / scenario / "vars.yml"
+    variables = os.environ.get("GPUFLEET_SCENARIO_VARS", str(ROOT / "molecule" / scenario / "vars.yml"))
 
     def run(extra: dict[str, Any] | None = None, *arguments: str) -> Run:
         given = tmp_path / "extra.yml"
@@ -126,7 +126,7 @@ def play(scenario: str, node_name: str, tmp_path: pathlib.Path) -> Iterator[Call
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_FORCE_COLOR": "0",
             "MOLECULE_SCENARIO_NAME": scenario,
-            "GPUFLEET_SCENARIO_VARS": str(variables),
+            "GPUFLEET_SCENARIO_VARS": variables,
         }
         command = [
             sys.executable, "-m", "ansible", "playbook", "-i", str(inventory_path(scenario)), "--limit", node_name, "-e", f"@{given}",

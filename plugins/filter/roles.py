@@ -40,6 +40,11 @@ def absent_items(paths: Iterable[str]) -> list[dict[str, Any]]:
     return role_items.absent_items(paths)
 
 
+def file_items(files: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Files with their content as items of observe, secrets by their SHA-256."""
+    return role_items.file_items(files)
+
+
 def nginx_sites(
     sites: Iterable[Mapping[str, Any]], directory: str = "/etc/nginx", group: str = "nginx", seed: str = ""
 ) -> list[dict[str, Any]]:
@@ -62,6 +67,7 @@ class FilterModule:
         """Name -> function."""
         return {
             "absent_items": absent_items,
+            "file_items": file_items,
             "git_settings": git_settings,
             "git_setting_items": git_setting_items,
             "nginx_complaints": nginx_complaints,

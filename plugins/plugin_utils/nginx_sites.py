@@ -55,6 +55,13 @@ HSTS = {"Strict-Transport-Security": "max-age=31536000"}
 
 # A self-signed certificate is made anew this long before its end.
 RENEW_SECONDS = 30 * 24 * 3600
+# Is it of this key, for this name, and does it last? openssl's own exit status says nothing about names.
+CERTIFICATE_IS_GOOD = (
+    'openssl x509 -in "$1" -noout -checkend "$3" >/dev/null || { echo "ends soon"; exit 0; }; '
+    'openssl x509 -in "$1" -noout "$4" "$5" | grep -q "does match" || { echo "is not for $5"; exit 0; }; '
+    '[ "$(openssl x509 -in "$1" -noout -pubkey)" = "$(openssl pkey -in "$2" -pubout)" ] || { echo "is of another key"; exit 0; }; '
+    "echo good"
+)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 USER = re.compile(r"[^:\s\x00-\x1f]+\Z")
@@ -126,7 +133,12 @@ def htpasswd(users: Iterable[Mapping[str, Any]], seed: str) -> str:
     return "".join(lines)
 
 
-def _tls(site: dict[str, Any], directory: str, where: str) -> None:
+def is_ip(name: str) -> bool:
+    """Whether a server's name is an address."""
+    return bool(re.match(r"[0-9.]+\Z", name)) or ":" in name
+
+
+def _tls(site: dict[str, Any], directory: str, where: str, seed: str) -> None:
     """Fill ``site["tls"]`` with the paths that nginx reads, and add the files whose content was given."""
     if not site["tls"]:
         site["ssl"] = False
@@ -149,15 +161,23 @@ def _tls(site: dict[str, Any], directory: str, where: str) -> None:
         tls["certificate_key"] = f"{directory}/gpufleet/tls/{site['name']}.key"
     root = {"owner": "root", "group": "root"}
     if tls["self_signed"]:
+        # "_" stands for no name at all, "~" begins a regular expression
+        names = [str(name) for name in site["server_names"] if str(name) != "_" and not str(name).startswith("~")]
+        names = names or [seed or "localhost"]
+        asked = names[0].replace("*", "any")
+        tls["subject"] = f"/CN={names[0][:64]}"
+        tls["subject_alt_name"] = ",".join(f"{'IP' if is_ip(name) else 'DNS'}:{name}" for name in names)
         site["observed"] = [
             {"kind": "file", "path": tls["certificate"], "mode": "0644", **root},
             {"kind": "file", "path": tls["certificate_key"], "mode": "0600", **root},
             {
                 "kind": "command",
                 "key": f"certificate:{site['name']}",
-                "argv": ["openssl", "x509", "-noout", "-in", tls["certificate"], "-checkend", str(RENEW_SECONDS)],
+                "argv": ["/bin/sh", "-c", CERTIFICATE_IS_GOOD, "sh", tls["certificate"], tls["certificate_key"],
+                         str(RENEW_SECONDS), "-checkip" if is_ip(asked) else "-checkhost", asked],
+                "stdout": "good",
             },
-        ]
+        ]  # fmt: skip
     if by_content:
         content = str(tls["certificate_content"]).strip() + "\n"
         site["files"].append({"path": tls["certificate"], "content": content, "mode": "0644", "no_log": False, **root})
@@ -191,7 +211,7 @@ def resolve_site(given: Mapping[str, Any], directory: str, group: str, seed: str
         if UNSAFE.search(str(name)):
             raise SiteError(f"{where}: server name {name!r} holds a character that ends a directive")
 
-    _tls(site, directory, where)
+    _tls(site, directory, where, seed)
     site["listen"] = [str(listen) for listen in site["listen"]] or ["443" if site["ssl"] else "80"]
     site["redirect_http"] = [str(listen) for listen in site["redirect_http"]]
     if site["redirect_http"] and not site["ssl"]:

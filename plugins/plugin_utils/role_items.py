@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,3 +27,17 @@ def package_items(packages: Iterable[str | Mapping[str, Any]], state: str = "pre
 def absent_items(paths: Iterable[str]) -> list[dict[str, Any]]:
     """Paths at which nothing must be, as items of gpufleet.llm.observe."""
     return [{"kind": "absent", "path": path} for path in paths]
+
+
+def file_items(files: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """``{"path", "content", "owner", "group", "mode", "no_log"}`` as items of gpufleet.llm.observe.
+
+    A secret is compared by its SHA-256, so that the task's arguments, which ansible shows with -vvv, do not hold it.
+    """
+    items = []
+    for file in files:
+        item = {"kind": "file", **file}
+        if item.get("no_log"):
+            item["sha256"] = hashlib.sha256(str(item.pop("content")).encode("utf-8")).hexdigest()
+        items.append(item)
+    return items

@@ -262,7 +262,7 @@ def test_a_service_is_not_published_without_tls_and_login(node: Any, play: Calla
     assert play({"nginx_sites": sites}, "--check").rc == 0
 
 
-def test_the_typing_error_of_the_book_is_named(play: Callable[..., Any]) -> None:
+def test_the_typing_error_of_the_book_is_named(node: Any, play: Callable[..., Any]) -> None:
     failed = play({"nginx_source": "official", "nginx_version": "1.24.0-1-jammy"})
     assert failed.rc != 0 and "follows a tilde" in failed.output
 
