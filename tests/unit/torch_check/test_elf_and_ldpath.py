@@ -92,6 +92,24 @@ def test_the_paper_loader_agrees_with_the_real_one(house: dict[str, Path], kind:
         assert elf.missing_symbols(elf.ElfFile(str(house[kind])), found.elf, "liblink.so.12") == []
 
 
+@pytest.mark.parametrize(("inner", "wanted"), [("runpath", "new"), ("none", "old"), ("rpath", "new")])
+def test_the_rpath_of_those_who_asked(
+    house: dict[str, Path], gcc: Gcc, tmp_path: Path, inner: str, wanted: str
+) -> None:
+    """RPATH is inherited by what a library loads, unless that has a RUNPATH of its own; its own RPATH goes first."""
+    if inner == "none":
+        user = gcc(tmp_path / "u" / "libnone.so.1", "int answer_new(void); int use(void){return answer_new();}", "-shared",
+                   "-fPIC", str(house["new"]), "-Wl,-soname,libnone.so.1")  # fmt: skip
+    else:
+        user = house[inner]
+    top = gcc(tmp_path / "t" / "libtop.so", "int use(void); int top(void){return use();}", "-shared", "-fPIC", str(user),
+              "-Wl,--disable-new-dtags", "-Wl,-rpath,$ORIGIN/../u:$ORIGIN/../old", "-Wl,--allow-shlib-undefined")  # fmt: skip
+    found = paper(Path(os.path.realpath(sys.executable)), top, {})
+    assert found is not None
+    assert os.path.realpath(found.elf.path) == reality(top, {})
+    assert found.elf.path == str(house[wanted])
+
+
 def test_origin_does_not_follow_links(house: dict[str, Path], tmp_path: Path) -> None:
     link = tmp_path / "far" / "away" / "libuser.so.1"
     link.parent.mkdir(parents=True)
