@@ -79,3 +79,8 @@ ecc_corrected_aggregate = 2
 ecc_uncorrected_aggregate = 0
 retired_pages_pending = on
 processes = yes
+
+[process]
+pid = 901
+type = C
+name = /usr/bin/python3 --token=secret

@@ -280,6 +280,15 @@ def test_heat_and_memory_errors_are_warnings(tmp_path: Path) -> None:
     assert facts["gpus"][1]["throttle_reasons"] == ["hw_slowdown", "hw_thermal_slowdown"]
 
 
+@pytest.mark.parametrize("binding", BINDINGS)
+def test_a_process_of_unknown_memory_and_with_arguments(tmp_path: Path, binding: str) -> None:
+    facts = facts_of(root_of(tmp_path, "two-t4"), "two-t4", binding)
+    # NVML says "not known" with all ones; arguments can carry secrets and are not reported.
+    assert facts["gpus"][1]["processes"] == [
+        {"pid": 901, "type": "compute", "name": "/usr/bin/python3", "memory_used_bytes": None}
+    ]
+
+
 def test_no_gpu(tmp_path: Path) -> None:
     put(tmp_path, "proc/sys/kernel/osrelease", "6.1.0-28-amd64")
     facts = facts_of(tmp_path, "not-loaded", open_binding=no_library)

@@ -361,7 +361,14 @@ def test_where_distributions_put_the_module(
 ) -> None:
     root = tmp_path / "root"
     kernel_module(root / "lib/modules" / RELEASE / path, licence)
-    for other in ("nvidia-drm.ko", "nvidia-uvm.ko", "nvidia-current-modeset.ko", "nvidiafb.ko", "nvidia-peermem.ko"):
+    for other in (
+        "nvidia-drm.ko",
+        "nvidia-uvm.ko",
+        "nvidia-current-modeset.ko",
+        "nvidiafb.ko",
+        "nvidia-peermem.ko",
+        "nvidia-tesla-470-drm.ko",
+    ):
         put(root, f"lib/modules/6.1.0-27-amd64/updates/dkms/{other}", b"")
     put(root, "lib/modules/6.1.0-26-amd64/updates/dkms/nvidia.ko", b"")
     found = gpu_node.module_on_disk(str(root), RELEASE)
