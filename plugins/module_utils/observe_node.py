@@ -307,7 +307,7 @@ def os_release():
         except OSError:
             continue
         for line in data.splitlines():
-            key, _, value = line.partition("=")
+            key, _sep, value = line.partition("=")
             if key in ("ID", "ID_LIKE"):
                 words += value.strip().strip("\"'").split()
         break
@@ -391,7 +391,7 @@ def machine_arch():
 def dpkg_package(name, ctx):
     """A package in /var/lib/dpkg/status; C(name:arch) asks for one architecture, else the native one is preferred."""
     data = dpkg_status(ctx)
-    name, _, wanted_arch = name.partition(":")
+    name, _sep, wanted_arch = name.partition(":")
     needle = b"\nPackage: " + name.encode() + b"\n"
     best = None
     seen = set()
@@ -404,7 +404,7 @@ def dpkg_package(name, ctx):
         fields = {}
         for line in stanza.splitlines():
             if line[:1] != " ":
-                key, _, value = line.partition(":")
+                key, _sep, value = line.partition(":")
                 fields[key] = value.strip()
         arch = fields.get("Architecture", "")
         if arch in seen:
@@ -583,7 +583,7 @@ def pacman_ignored():
     except OSError:
         return names
     for line in lines:
-        key, _, value = line.partition("=")
+        key, _sep, value = line.partition("=")
         if key.strip() == "IgnorePkg":
             names += value.split("#")[0].split()
     return names
@@ -767,7 +767,7 @@ def git_remote(common):
         if line.startswith("["):
             inside = line.lower().startswith("[remote ") and line[8:].strip(" ]") == '"origin"'
         elif inside:
-            key, _, value = line.partition("=")
+            key, _sep, value = line.partition("=")
             if key.strip().lower() == "url":
                 url = value.strip().strip('"')
     return url
@@ -974,7 +974,7 @@ def distributions(folder):
         if entry[:1] == "~":  # what pip renamed and could not remove
             continue
         if entry.endswith(".dist-info"):
-            name, _, version = entry[:-10].rpartition("-")
+            name, _sep, version = entry[:-10].rpartition("-")
         elif entry.endswith(".egg-info"):
             words = entry[:-9].split("-")
             if len(words) > 1:
@@ -1094,7 +1094,7 @@ def look_venv(item, ctx):
     settings = {}
     try:
         for line in text(read_bytes(prefix + "/pyvenv.cfg")).splitlines():
-            key, _, value = line.partition("=")
+            key, _sep, value = line.partition("=")
             settings[key.strip().lower()] = value.strip()
     except FileNotFoundError:
         found["state"] = "broken" if os.listdir(prefix) else "absent"

@@ -22,8 +22,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from packaging.version import InvalidVersion, Version
-
 Item = dict[str, Any]
 
 NODE_SCRIPT = Path(__file__).resolve().parent.parent / "module_utils" / "observe_node.py"
@@ -704,6 +702,8 @@ def same_release(wanted: str, found: str) -> bool:
     """Whether two versions are equal by PEP 440; a wanted one without local part takes any (C(2.13.0+cpu))."""
     if wanted == found:
         return True
+    from packaging.version import InvalidVersion, Version  # ansible-core brings it
+
     try:
         want, have = Version(wanted), Version(found)
     except InvalidVersion:

@@ -813,6 +813,7 @@ BARE: list[Item] = [
     {"kind": "venv", "prefix": "/no/such/v", "requirements": {"b": "1"}},
     {"kind": "manifest", "path": "/no/such/w", "files": {"a": {"size": 1, "sha256": "ab" * 32}}},
     {"kind": "command", "argv": ["/no/such/tool"]},
+    {"kind": "kernel_module", "name": "no_such"},
 ]
 
 
