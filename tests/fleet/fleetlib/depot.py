@@ -10,15 +10,19 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
+import ssl
 import subprocess
 import sys
+import urllib.request
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import pki, stage_conda, stage_models, stage_packages, stage_python
-from .host import CACHE, FLEET_DIR, FleetError, lock, podman, say
+from .host import CACHE, FLEET_DIR, FleetError, lock, podman, say, wait_for
 
 SERVER = FLEET_DIR / "depot"
 STORE = CACHE / "depot"
@@ -154,7 +158,16 @@ def log_lines(state: Path) -> str:
 
 
 def run_local(port: int) -> int:
-    """Serve on this machine's loopback until interrupted."""
+    """Serve on this machine's loopback until interrupted (port 0: any free one)."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise FleetError(
+                f"port {port} of the loopback cannot be had ({error.strerror}): choose another --port", 2
+            ) from error
+        port = probe.getsockname()[1]
     roots = {area: str(folder) for area, folder in build_contents().items()}
     folder = STORE / f"local-{port}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,5 +176,26 @@ def run_local(port: int) -> int:
     state.mkdir()
     config = folder / "depot.json"
     write_config(config, roots, str(state), port, ["localhost", "127.0.0.1", pki.DEPOT_HOST], "127.0.0.1")
-    print(f"base: https://localhost:{port}\nca: {pki.ca_certificate()}\nlog: {state / 'access.jsonl'}", flush=True)
-    return subprocess.run([sys.executable, str(SERVER / "server.py"), str(config)], check=False).returncode
+    # A terminated command takes its server with it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    argv = [sys.executable, "-B", str(SERVER / "server.py"), str(config)]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as server:
+        try:
+            wait_for("the depot answers", lambda: server.poll() is not None or answers("localhost", port), 30)
+            if server.poll() is None:
+                log = state / "access.jsonl"
+                print(f"base: https://localhost:{port}\nca: {pki.ca_certificate()}\nlog: {log}", flush=True)
+            return server.wait()
+        finally:
+            server.terminate()
+            shutil.rmtree(folder)
+
+
+def answers(host: str, port: int = 443) -> bool:
+    """True if a depot answers there; FleetError with the reason if not."""
+    context = ssl.create_default_context(cafile=str(pki.ca_certificate()))
+    try:
+        with urllib.request.urlopen(f"https://{host}:{port}/healthz", context=context, timeout=5) as answer:
+            return answer.status == 200
+    except OSError as error:
+        raise FleetError(str(error)) from error

@@ -130,6 +130,9 @@ def base_root(codename: str) -> Path:
     run([*argv, codename, str(root), *([main] if main else [])])
     run(["tar", "-C", str(root), "-cf", f"{path}.part", "."])
     os.replace(f"{path}.part", path)
+    for old in path.parent.glob(f"{codename}-*.tar"):
+        if old != path:
+            old.unlink()
     _remove_root(root)
     shutil.rmtree(debs)
     return path

@@ -10,10 +10,8 @@ import json
 import os
 import re
 import shutil
-import ssl
 import subprocess
 import sys
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +130,7 @@ def up(fleet: Fleet, nodes: list[Node], with_depot: bool) -> Path:
             list(pool.map(start, nodes))
             list(pool.map(lambda name: _wait_ready(fleet, name, addresses[name]), everyone))
         if with_depot:
-            wait_for("the depot answers", lambda: _depot_answers(addresses["depot"]), 30)
+            wait_for("the depot answers", lambda: depot.answers(addresses["depot"]), 30)
         _write_inventory(fleet, nodes, addresses, depot.facts(roots) if with_depot else {})
         state = {
             "name": fleet.name,
@@ -215,15 +213,6 @@ def _start_depot(fleet: Fleet, address: str, hosts: list[str], roots: dict[str, 
     podman("start", fleet.container("depot"))
 
 
-def _depot_answers(address: str) -> bool:
-    context = ssl.create_default_context(cafile=str(pki.ca_certificate()))
-    try:
-        with urllib.request.urlopen(f"https://{address}/healthz", context=context, timeout=5) as answer:
-            return answer.status == 200
-    except OSError as error:
-        raise FleetError(str(error)) from error
-
-
 def ssh_argv(fleet: Fleet, address: str) -> list[str]:
     """How this machine logs in to a node as `ops`, with nothing taken from the user's own configuration."""
     options = [f"UserKnownHostsFile={fleet.folder}/known_hosts", "StrictHostKeyChecking=yes", "IdentitiesOnly=yes"]
@@ -261,7 +250,8 @@ def _write_inventory(fleet: Fleet, nodes: list[Node], addresses: dict[str, str],
         for node in nodes
     }
     children: dict[str, Any] = {"nodes": {"hosts": hosts}}
-    children["depot"] = {"hosts": {"depot": {"ansible_host": addresses["depot"]}} if depot_facts else {}}
+    # Not called `depot`: a host and a group of one name confuse ansible.
+    children["depot"] = {"hosts": {pki.DEPOT_HOST: {"ansible_host": addresses["depot"]}} if depot_facts else {}}
     inventory = {
         "all": {
             "vars": {
