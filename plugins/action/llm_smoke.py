@@ -54,7 +54,10 @@ def explained(result: Mapping[str, Any], args: Mapping[str, Any]) -> dict[str, A
         "path": args.get("model_path", ""),
         "seconds": args.get("timeout_seconds", 600),
     }
-    found = errors.classify(str(result.get("error_text", "")), context)
+    if context["rc"] == 127:  # the module found no interpreter at that path
+        found = errors.explain("python-not-found", context, str(result.get("error_text", "")))
+    else:
+        found = errors.classify(str(result.get("error_text", "")), context)
     error = {
         "id": found["id"],
         "class": CLASSES.get(found["id"], "other"),

@@ -48,11 +48,23 @@ def file_items(files: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def nginx_sites(
     sites: Iterable[Mapping[str, Any]], directory: str = "/etc/nginx", group: str = "nginx", seed: str = ""
 ) -> list[dict[str, Any]]:
-    """``nginx_sites`` with all keys, or an error in words."""
+    """``nginx_sites`` with all keys but ``files``, so without any secret; or an error in words."""
     try:
-        return resolve_sites(sites, directory, group, seed)
+        resolved = resolve_sites(sites, directory, group, seed)
     except SiteError as error:
         raise AnsibleFilterError(str(error)) from error
+    return [{key: value for key, value in site.items() if key != "files"} for site in resolved]
+
+
+def nginx_site_files(
+    sites: Iterable[Mapping[str, Any]], directory: str = "/etc/nginx", group: str = "nginx", seed: str = ""
+) -> list[dict[str, Any]]:
+    """The files of all sites besides their configuration: hashes of passwords, certificates, keys."""
+    try:
+        resolved = resolve_sites(sites, directory, group, seed)
+    except SiteError as error:
+        raise AnsibleFilterError(str(error)) from error
+    return [file for site in resolved for file in site["files"]]
 
 
 def nginx_complaints(sites: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -71,6 +83,7 @@ class FilterModule:
             "git_settings": git_settings,
             "git_setting_items": git_setting_items,
             "nginx_complaints": nginx_complaints,
+            "nginx_site_files": nginx_site_files,
             "nginx_sites": nginx_sites,
             "package_items": package_items,
         }

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import re
-import struct
 from typing import Any
 
 Row = dict[str, Any]
@@ -105,24 +104,6 @@ def is_lfs_pointer(path: str) -> bool:
             return stream.read(len(LFS_POINTER)) == LFS_POINTER
     except OSError:
         return False
-
-
-def safetensors_problem(path: str) -> str:
-    """Why a safetensors file is cut or damaged, by its header alone; '' when its size is what the header says.
-
-    8 bytes length n, n bytes of JSON, then the tensors: 8 + n + the largest data offset must be the file's size.
-    """
-    size = os.stat(path).st_size
-    try:
-        with open(path, "rb") as stream:
-            length = struct.unpack("<Q", stream.read(8))[0]
-            if length > size - 8:
-                return f"its header wants {length} bytes, the file has {size}"
-            header = json.loads(stream.read(length))
-        end = max((row["data_offsets"][1] for name, row in header.items() if name != "__metadata__"), default=0)
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-        return f"its header cannot be read: {type(error).__name__}"
-    return "" if 8 + length + end == size else f"its header describes {8 + length + end} bytes, the file has {size}"
 
 
 def wrong_with(path: str, row: Row) -> tuple[str, dict[str, str]]:

@@ -416,9 +416,12 @@ def main() -> None:
     }
     loader: Any = smoke_run.__loader__  # also the one of the zip in which Ansible sends it
     source = str(loader.get_source(smoke_run.__name__))
-    rc, out, err = module.run_command(
-        argv, data=f"{len(source)}\n{source}{json.dumps(request)}\n", cwd="/", handle_exceptions=False
-    )
+    try:
+        rc, out, err = module.run_command(
+            argv, data=f"{len(source)}\n{source}{json.dumps(request)}\n", cwd="/", handle_exceptions=False
+        )
+    except OSError as error:  # the process was gone before it had read the request
+        rc, out, err = 1, "", f"the process ended at once: {error.strerror or error}"
     facts["asked"] = True
     if smoke_run.BEGIN not in out:
         text = (err or out)[-ERROR_LIMIT:]

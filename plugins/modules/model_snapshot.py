@@ -364,9 +364,15 @@ class Snapshot:
         if not os.path.exists(script):
             with open(script, "w", encoding="utf-8") as stream:
                 stream.write(module_source(model_hub))
-        rc, out, err = self.module.run_command(
-            [python, "-I", script], data=json.dumps(request), environ_update=self.environment(endpoint)
-        )
+        try:
+            rc, out, err = self.module.run_command(
+                [python, "-I", script],
+                data=json.dumps(request),
+                environ_update=self.environment(endpoint),
+                handle_exceptions=False,
+            )
+        except OSError as error:  # not there, not executable, or gone before it read the request
+            rc, out, err = 1, "", error.strerror or str(error)
         if model_hub.BEGIN in out:
             answer = json.loads(out.split(model_hub.BEGIN, 1)[1].split(model_hub.END, 1)[0])
             return dict(answer)
@@ -377,9 +383,10 @@ class Snapshot:
         """The file list of a ModelScope repository. Raises FetchError. (modelscope 1.20, hub/api.py, get_model_files)"""
         query = urllib.parse.urlencode({"Revision": revision, "Recursive": "True"})
         url = f"{endpoint.rstrip('/')}/api/v1/models/{repo}/repo/files?{query}"
-        request = urllib.request.Request(url, headers={"User-Agent": "ansible-gpufleet.llm"})  # noqa: S310
-        if urllib.parse.urlsplit(url).scheme != "https":
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme != "https" and parts.hostname not in ("127.0.0.1", "localhost"):
             raise FetchError(f"{redact(url)} is not https")
+        request = urllib.request.Request(url, headers={"User-Agent": "ansible-gpufleet.llm"})  # noqa: S310
         try:
             opener = urllib.request.build_opener(
                 urllib.request.HTTPSHandler(context=tls_context(self.params["ca_path"]))
