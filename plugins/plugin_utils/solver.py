@@ -404,6 +404,9 @@ class _Solver:
                 "wheel-windows", label, "a wheel of the PyTorch index (the Python index has CPU wheels only)"
             )
         compiled = self.tables.arch_list(variant, row["torch"], self.machine)
+        if self.machine != "x86_64" and index == "pypi":
+            # What the Python index carries for other machines is not in the tables (long it was CPU wheels).
+            compiled = None
         if compiled is None:
             yield Violation("wheel-exists", f"{label} for {self.machine}", "a wheel whose GPU code the tables know")
             return

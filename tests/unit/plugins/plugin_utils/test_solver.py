@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -181,11 +182,40 @@ def test_the_floor_of_minor_version_compatibility(driver: str, torch: str, ok: b
 
 
 def test_ptx_needs_a_driver_that_is_not_older() -> None:
-    # CUDA 12.9's PTX for a 12.1 card is not needed (12.0 code runs); 10.3 has 10.0 code: nothing here is PTX only.
+    # No wheel of the tables serves a card by PTX alone: one is made up that does.
     data = tables.load()
-    card = solver_rules.Card("c", ("12.1",), False, None, None, False)
-    assert solver_rules.covers("12.1", ["9.0"], "12.0") == "compute_120 PTX"
-    assert data.cuda_api(570) == "12.8" and card.compute_capability == "12.1"
+    rows = [
+        {**row, "arch": ["9.0"], "ptx": "10.0"} if row["variant"] == "cu129" else row
+        for row in data.torch["arch_lists"]
+    ]
+    made_up = dataclasses.replace(data, torch={**data.torch, "arch_lists": rows})
+    request = {"gpus": [{"pci_device": RTX5090}], "os": {"glibc": "2.35"}}
+    pins = {"torch": "2.8.0+cu129"}
+    refused = solver.solve({**request, "pins": {**pins, "driver_branch": 570}}, made_up)
+    assert rules(refused) == {"arch-coverage"}
+    assert "PTX" in refused["conflicts"][0]["wanted"]
+    assert solver.solve({**request, "pins": {**pins, "driver_branch": 575}}, made_up)["ok"]
+
+
+@pytest.mark.parametrize(
+    ("device", "toolkit", "ok"), [(RTX5090, "12.6", False), (RTX5090, "12.8", True), (T4, "9.2", False)]
+)
+def test_a_toolkit_older_than_the_card_is_refused(device: str, toolkit: str, ok: bool) -> None:
+    assert plan(device, pins={"cuda_toolkit": toolkit})["ok"] is ok
+
+
+@pytest.mark.parametrize("cc", ["5.0", "5.2", "5.3", "6.0", "6.1", "6.2", "7.0", "7.2"])
+def test_maxwell_to_volta_end_at_branch_580_and_cuda_12_9(cc: str) -> None:
+    row = tables.load().architecture(cc)
+    assert row is not None
+    assert (row["last_branch"], row["last_toolkit"], row["module_flavours"]) == (580, "12.9", ["proprietary"])
+
+
+def test_a_machine_without_known_wheels_is_told() -> None:
+    assert rules(plan(T4, os={"machine": "ppc64le"})) == {"wheel-exists"}
+    arm = plan("2342", os={"machine": "aarch64"})
+    assert arm["ok"]
+    assert (arm["torch"]["index"], arm["torch"]["variant"]) == ("pytorch", "cu130")
 
 
 def test_forward_compatibility_lifts_data_centre_cards_only() -> None:
