@@ -1,0 +1,354 @@
+# Copyright: gpufleet.llm contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The role anaconda and the modules artifact and conda_env on real nodes, with what goes wrong in the field."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+FLEET = str(ROOT / "tests" / "fleet" / "fleet")
+PREFIX = "/opt/gpufleet/conda"
+ENVS = "/opt/gpufleet/test-envs"
+DEPOT = "https://depot.gpufleet.test"
+CA = "/etc/ssl/certs/ca-certificates.crt"
+
+
+class Around:
+    """The fleet around the nodes: modules and playbooks on one of them, and the depot's faults and log."""
+
+    def __init__(self, inventory: str, node: str, folder: pathlib.Path) -> None:
+        self.inventory = inventory
+        self.node = node
+        self.folder = folder
+        variables = yaml.safe_load(pathlib.Path(inventory).read_text(encoding="utf-8"))["all"]["vars"]
+        self.facts: dict[str, Any] = variables["fleet_depot"]
+        self.name = pathlib.Path(variables["ansible_ssh_private_key_file"]).parent.name
+
+    def command(self, task: dict[str, Any], become: bool = True) -> list[str]:
+        """The command line that runs one task on the node."""
+        playbook = self.folder / "task.yml"
+        steps = [{**task, "register": "told", "ignore_errors": True}, {"ansible.builtin.copy": {
+            "content": "{{ told | to_json }}", "dest": str(self.folder / "told.json")},
+            "delegate_to": "localhost", "become": False,
+            "vars": {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}}]  # fmt: skip
+        play = [{"hosts": self.node, "gather_facts": False, "become": become, "tasks": steps}]
+        playbook.write_text(yaml.safe_dump(play), encoding="utf-8")
+        return [sys.executable, "-m", "ansible", "playbook", "-i", self.inventory, str(playbook)]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """As a user of the clone has it."""
+        return {
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"),
+            "ANSIBLE_NOCOLOR": "1",
+        }
+
+    def module(self, name: str, become: bool = True, **arguments: Any) -> dict[str, Any]:
+        """Run a module on the node; what it returned, also when it failed."""
+        told = self.folder / "told.json"
+        told.unlink(missing_ok=True)
+        done = subprocess.run(
+            self.command({f"gpufleet.llm.{name}": arguments}, become),
+            env=self.environment, cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert told.exists(), done.stdout + done.stderr
+        return json.loads(told.read_text(encoding="utf-8"))
+
+    def depot(self, *words: str) -> str:
+        """fleet depot ..."""
+        return subprocess.run(
+            [FLEET, "depot", "--name", self.name, *words], capture_output=True, text=True, check=True
+        ).stdout
+
+    def log(self, path: str) -> list[dict[str, Any]]:
+        """The depot's log of requests for a path."""
+        lines = [json.loads(line) for line in self.depot("log").splitlines() if line]
+        return [line for line in lines if path in line["path"]]
+
+
+@pytest.fixture
+def around(node: Any, node_name: str, tmp_path: pathlib.Path) -> Iterator[Around]:
+    inventory = os.environ.get("GPUFLEET_INVENTORY") or subprocess.run(
+        [FLEET, "inventory", "--name", "mol-anaconda"], capture_output=True, text=True, check=True
+    ).stdout.strip().splitlines()[-1]  # fmt: skip
+    made = Around(inventory, node_name, tmp_path)
+    made.depot("clear")
+    made.depot("clear-log")
+    yield made
+    made.depot("clear")
+
+
+def wait_for(what: str, check: Callable[[], Any]) -> Any:
+    """Poll until it is so; the limit only keeps a broken run from hanging."""
+    for _ in range(600):
+        value = check()
+        if value:
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"waited in vain for {what}")
+
+
+# -- the role ---------------------------------------------------------------------------------------------------------
+
+
+def test_conda_works_and_belongs_to_root(node: Any) -> None:
+    said = node.run(f"{PREFIX}/bin/conda --version")
+    assert said.rc == 0
+    assert said.stdout.startswith("conda 24.7.1")
+    assert node.file(PREFIX).user == "root"
+    assert node.file(f"{PREFIX}/conda-meta/history").exists
+
+
+def test_conda_reads_our_condarc(node: Any) -> None:
+    shown = json.loads(node.check_output(f"{PREFIX}/bin/conda config --show --json"))
+    assert shown["channels"] == ["conda-forge"]
+    assert shown["default_channels"] == []
+    assert shown["auto_activate_base"] is False
+    assert shown["ssl_verify"] == CA
+
+
+def test_nothing_is_left_of_the_installation(node: Any) -> None:
+    assert not node.file(f"{PREFIX}.gpufleet-incomplete").exists
+    assert not node.file(f"{PREFIX}.gpufleet-download").exists
+
+
+@pytest.mark.parametrize(
+    ("shell", "known"),
+    [
+        ("bash -ic", True),  # an interactive shell of a user who asked for it
+        ("bash -lic", True),  # an interactive login shell
+        ("bash -c", False),  # a script
+        ("bash -lc", False),  # a script in a login shell, as cron and ssh run it
+        ("sh -c", False),
+    ],
+)
+def test_only_interactive_shells_know_conda(node: Any, shell: str, known: bool) -> None:
+    said = node.run(f"su ops -s /bin/sh -c 'cd; {shell} \"type conda\" 2>/dev/null' </dev/null")
+    assert (said.rc == 0) is known, said.stdout
+
+
+def test_users_who_did_not_ask_are_left_alone(node: Any) -> None:
+    assert "gpufleet" not in node.run("cat /root/.bashrc /root/.profile /etc/skel/.bashrc 2>/dev/null").stdout
+
+
+def test_users_are_taken_out_again(node: Any, play: Any) -> None:
+    before = node.file("/home/ops/.bashrc").content_string
+    assert "gpufleet.llm" in before
+    assert play({"anaconda_init_users": []}).rc == 0
+    assert "gpufleet.llm" not in node.file("/home/ops/.bashrc").content_string
+    assert play().rc == 0
+    assert node.file("/home/ops/.bashrc").content_string == before
+    assert node.file("/home/ops/.bashrc").user == "ops"
+
+
+def test_a_killed_installation_is_done_again(node: Any, play: Any) -> None:
+    node.check_output(f"mv {PREFIX} {PREFIX}.aside")
+    try:
+        # as a killed installer leaves it: some packages, no history, and the mark
+        node.check_output(f"mkdir -p {PREFIX}/pkgs {PREFIX}/bin && echo install > {PREFIX}.gpufleet-incomplete")
+        done = play()
+        assert done.rc == 0, done
+        assert node.run(f"{PREFIX}/bin/conda --version").rc == 0
+        assert not node.file(f"{PREFIX}.gpufleet-incomplete").exists
+        assert play().changed == {node_name_of(node): 0} or play().changed
+    finally:
+        node.check_output(f"rm -rf {PREFIX} {PREFIX}.gpufleet-incomplete && mv {PREFIX}.aside {PREFIX}")
+
+
+def node_name_of(node: Any) -> str:
+    return str(node.check_output("hostname"))
+
+
+def test_an_unmarked_half_made_prefix_is_replaced_and_a_foreign_one_is_not(node: Any, play: Any) -> None:
+    other = "/opt/gpufleet/other"
+    extra = {"anaconda_prefix": other, "anaconda_profile": False, "anaconda_init_users": []}
+    node.check_output(f"mkdir -p {other} && echo work > {other}/thesis.txt")
+    try:
+        refused = play(extra)
+        assert refused.rc != 0
+        assert "holds something that is no conda installation" in refused.output
+        assert node.file(f"{other}/thesis.txt").content_string == "work\n"
+        assert not node.file(f"{other}.gpufleet-incomplete").exists
+        node.check_output(f"rm {other}/thesis.txt && mkdir {other}/pkgs {other}/conda-meta")
+        done = play(extra)
+        assert done.rc == 0, done
+        assert node.run(f"{other}/bin/conda --version").rc == 0
+        gone = play({**extra, "anaconda_state": "absent"})
+        assert gone.rc == 0, gone
+        assert node.check_output("ls /opt/gpufleet").split().count("other") == 0
+        assert max(play({**extra, "anaconda_state": "absent"}).changed.values()) == 0
+    finally:
+        node.check_output(f"rm -rf {other} {other}.gpufleet-incomplete {other}.gpufleet-download")
+
+
+def test_a_disk_that_is_too_small_is_refused_before_the_first_byte(node: Any, play: Any, around: Around) -> None:
+    node.check_output("mkdir -p /mnt/small && mount -t tmpfs -o size=64m none /mnt/small")
+    try:
+        refused = play({"anaconda_prefix": "/mnt/small/conda", "anaconda_profile": False, "anaconda_init_users": []})
+        assert refused.rc != 0
+        assert "MiB free" in refused.output
+        assert node.check_output("ls -A /mnt/small") == ""
+        assert around.log("/installers/") == []
+    finally:
+        node.check_output("umount /mnt/small && rmdir /mnt/small")
+
+
+def test_an_ordinary_user_installs_for_himself(node: Any, play: Any) -> None:
+    extra = {"anaconda_prefix": "/home/ops/conda", "anaconda_user": "ops", "anaconda_profile": False,
+             "anaconda_init_users": []}  # fmt: skip
+    try:
+        done = play(extra)
+        assert done.rc == 0, done
+        assert node.check_output("find /home/ops/conda ! -user ops | head -n 3") == ""
+        assert max(play(extra).changed.values()) == 0
+    finally:
+        node.check_output("rm -rf /home/ops/conda /home/ops/conda.*")
+
+
+# -- artifact ---------------------------------------------------------------------------------------------------------
+
+FILE = "Miniforge3-24.7.1-2-Linux-x86_64.sh"
+URL = f"{DEPOT}/installers/{FILE}"
+
+
+@pytest.fixture
+def wanted(node: Any, around: Around) -> Iterator[dict[str, Any]]:
+    node.check_output("rm -rf /opt/gpufleet/fetch && mkdir /opt/gpufleet/fetch")
+    yield {"dest": "/opt/gpufleet/fetch/file", "sha256": around.facts["installers"][FILE]["sha256"], "urls": [URL]}
+    node.check_output("rm -rf /opt/gpufleet/fetch")
+
+
+def test_a_cut_download_is_resumed_by_the_next_run(node: Any, around: Around, wanted: dict[str, Any]) -> None:
+    size = around.facts["installers"][FILE]["size"]
+    cut = size // 2
+    around.depot("fault", json.dumps({"path": FILE, "cut_after_bytes": cut, "times": 1}))
+    told = around.module("artifact", **wanted, attempts=1)
+    assert told["failed"] is True
+    assert f"ended after {cut} of {size} bytes" in told["msg"]
+    assert node.file("/opt/gpufleet/fetch/file.part").size == cut
+    told = around.module("artifact", **wanted)
+    assert (told["changed"], told["resumed_from_bytes"], told["downloaded_bytes"]) == (True, cut, size - cut)
+    assert [line["status"] for line in around.log(FILE)] == [200, 206]
+    assert around.log(FILE)[-1]["bytes"] == size - cut
+    assert node.check_output("ls /opt/gpufleet/fetch") == "file"
+    assert around.module("artifact", **wanted)["changed"] is False
+    assert len(around.log(FILE)) == 2
+
+
+def test_a_wrong_file_is_refused_and_the_next_place_asked(node: Any, around: Around, wanted: dict[str, Any]) -> None:
+    around.depot("fault", json.dumps({"path": FILE, "corrupt": True, "times": 1}))
+    told = around.module(
+        "artifact", **{**wanted, "urls": [URL + "?first", "https://nowhere.gpufleet.test/x", URL]}, attempts=1
+    )
+    assert told["changed"] is True, told
+    assert "wrong sha256" in told["failures"][0]["error"]
+    assert "cannot be resolved" in told["failures"][1]["error"]
+    assert node.check_output("sha256sum /opt/gpufleet/fetch/file").split()[0] == wanted["sha256"]
+
+
+def test_a_small_disk_is_seen_before_the_first_byte(node: Any, around: Around, wanted: dict[str, Any]) -> None:
+    node.check_output("mkdir -p /mnt/small && mount -t tmpfs -o size=8m none /mnt/small")
+    try:
+        told = around.module("artifact", **{**wanted, "dest": "/mnt/small/file"})
+        assert told["failed"] is True
+        assert "too small" in told["msg"]
+        assert node.check_output("ls -A /mnt/small") == ""
+        size = around.facts["installers"][FILE]["size"]
+        around.depot("clear-log")
+        told = around.module("artifact", **{**wanted, "dest": "/mnt/small/file"}, size_bytes=size)
+        assert "too small" in told["msg"]
+        assert around.log(FILE) == []
+    finally:
+        node.check_output("umount /mnt/small && rmdir /mnt/small")
+
+
+# -- conda_env --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def env(node: Any) -> Iterator[dict[str, Any]]:
+    yield {"prefix": f"{ENVS}/one", "conda": f"{PREFIX}/bin/conda", "python": "3.11", "packages": ["idna=3.10"]}
+    node.check_output(f"rm -rf {ENVS}")
+
+
+def test_an_environment_from_the_channel_by_prefix(node: Any, around: Around, env: dict[str, Any]) -> None:
+    first = around.module("conda_env", **env)
+    assert first["changed"] is True, first
+    assert first["packages"]["idna"].startswith("3.10=")
+    assert node.check_output(f"{ENVS}/one/bin/python -c 'import idna; print(idna.__version__)'") == "3.10"
+    assert around.module("conda_env", **env)["changed"] is False
+    other = around.module("conda_env", **{**env, "packages": ["idna=3.20"]})
+    assert other["reasons"] == ["package idna is 3.10=pyhfixture_0, wanted =3.20"]
+    assert other["packages"]["idna"].startswith("3.20=")
+    assert node.check_output(f"ls -A {ENVS}") == "one"
+
+
+def test_an_environment_by_name_is_idempotent(node: Any, around: Around, env: dict[str, Any]) -> None:
+    wish = {**{key: env[key] for key in ("conda", "python")}, "name": "by-name"}
+    try:
+        assert around.module("conda_env", **wish)["prefix"] == f"{PREFIX}/envs/by-name"
+        assert around.module("conda_env", **wish)["changed"] is False
+        assert around.module("conda_env", **wish, state="absent")["changed"] is True
+        assert around.module("conda_env", **wish, state="absent")["changed"] is False
+    finally:
+        node.check_output(f"rm -rf {PREFIX}/envs/by-name")
+
+
+def test_a_creation_killed_half_way_is_healed(node: Any, around: Around, env: dict[str, Any]) -> None:
+    around.depot("fault", json.dumps({"path": r"/conda/.*\.tar\.bz2", "bytes_per_second": 50, "times": 1}))
+    run = subprocess.Popen(
+        around.command({"gpufleet.llm.conda_env": env}), env=around.environment, cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_for("conda to be at work", lambda: node.run(f"pgrep -f '[c]onda create --prefix {ENVS}/one'").rc == 0)
+        assert node.file(f"{ENVS}/one/.gpufleet-incomplete").exists
+        node.check_output(f"pkill -KILL -f '[c]onda create --prefix {ENVS}/one'; pkill -KILL -f '[A]nsiballZ'; true")
+    finally:
+        run.kill()
+        run.wait()
+    around.depot("clear")
+    assert node.file(f"{ENVS}/one/.gpufleet-incomplete").exists, "the mark stays until the environment is verified"
+    healed = around.module("conda_env", **env)
+    assert (healed["changed"], healed["rebuilt"]) == (True, True), healed
+    assert node.run(f"{ENVS}/one/bin/python -c 'import idna'").rc == 0
+    assert around.module("conda_env", **env)["changed"] is False
+    assert node.check_output(f"ls -A {ENVS}") == "one"
+
+
+def test_a_channel_that_lacks_the_package_is_named(node: Any, around: Around, env: dict[str, Any]) -> None:
+    told = around.module("conda_env", **{**env, "packages": ["no-such-thing=1"]})
+    assert told["failed"] is True
+    assert "no-such-thing" in told["msg"]
+    assert around.module("conda_env", **env)["changed"] is True
+
+
+def test_a_venv_by_uv_through_the_mirror(node: Any, around: Around, env: dict[str, Any]) -> None:
+    lock = (ROOT / "roles/llm_model/files/tools.lock").read_text(encoding="utf-8")
+    common = {"requirements": lock, "index_url": f"{DEPOT}/pypi/simple/", "ca_path": CA}
+    tools = around.module("conda_env", prefix=env["prefix"], conda=env["conda"], python="3.11", **common)
+    assert tools["changed"] is True, tools
+    assert tools["installer"] == "pip"
+    wish = {"prefix": f"{ENVS}/two", "manager": "venv", "python": f"{env['prefix']}/bin/python", "exact": True,
+            "uv": f"{env['prefix']}/bin/uv", **common}  # fmt: skip
+    made = around.module("conda_env", **wish)
+    assert (made["changed"], made["installer"], made["manager"]) == (True, "uv", "venv"), made
+    assert around.module("conda_env", **wish)["changed"] is False
+    node.check_output(f"rm {ENVS}/two/lib/python3*/site-packages/tqdm-*.dist-info/RECORD")
+    assert around.module("conda_env", **wish)["reasons"][0].startswith("tqdm:")
+    assert around.module("conda_env", **wish)["changed"] is False
+    assert around.module("conda_env", prefix=f"{ENVS}/two", state="absent")["changed"] is True

@@ -1,0 +1,131 @@
+# Copyright: gpufleet.llm contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""nginx through its life: pinned, up, down, held, another source and back, a key that is not the right one, gone.
+
+Each step starts from where the one before left the node, as in real life; each ends with a run that changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+OURS = [
+    "/etc/apt/sources.list.d/nginx-gpufleet.sources",
+    "/etc/apt/preferences.d/nginx-gpufleet",
+    "/etc/apt/keyrings/nginx-gpufleet.asc",
+    "/etc/yum.repos.d/nginx-gpufleet.repo",
+    "/etc/pki/rpm-gpg/RPM-GPG-KEY-nginx-gpufleet",
+    "/etc/systemd/system/nginx.service.d/50-gpufleet-hardening.conf",
+    "/etc/nginx/gpufleet",
+    "/etc/nginx/nginx.conf",
+    "/etc/nginx/conf.d/gpufleet-chat.conf",
+    "/etc/nginx/conf.d/gpufleet-00-maps.conf",
+]
+
+
+def distribution(node: Any) -> str:
+    return node.system_info.distribution
+
+
+@pytest.fixture(autouse=True)
+def has_official_packages(node: Any) -> None:
+    if distribution(node) == "arch":
+        pytest.skip("nginx.org has no packages for Arch Linux")
+
+
+def package(node: Any) -> str:
+    """The installed version as the package manager says it, without an epoch."""
+    if distribution(node) in ("debian", "ubuntu"):
+        return node.run("dpkg-query -W -f '${Version}' nginx").stdout
+    return node.run("rpm -q --qf '%{VERSION}-%{RELEASE}' nginx").stdout
+
+
+def official(node: Any, version: str) -> str:
+    """What nginx.org calls that version here."""
+    if distribution(node) in ("debian", "ubuntu"):
+        return f"{version}-1~{node.run('. /etc/os-release; echo $VERSION_CODENAME').stdout.strip()}"
+    return f"{version}-1.el9.ngx"
+
+
+def running(node: Any) -> bool:
+    """A running nginx whose program is the installed one."""
+    pid = node.run("systemctl show --property=MainPID --value nginx.service").stdout.strip()
+    return node.service("nginx").is_running and node.run(f"readlink /proc/{pid}/exe").stdout.strip() == "/usr/sbin/nginx"
+
+
+def step(play: Callable[..., Any], node_name: str, **extra: Any) -> Any:
+    done = play(extra)
+    assert done.rc == 0, done
+    again = play(extra)
+    assert again.rc == 0 and again.changed == {node_name: 0}, again
+    return done
+
+
+def test_the_pinned_version_is_installed(node: Any) -> None:
+    assert package(node) == official(node, "1.24.0")
+    assert running(node)
+
+
+def test_a_newer_one_is_not_taken_by_itself(node: Any) -> None:
+    if distribution(node) not in ("debian", "ubuntu"):
+        pytest.skip("the pin is apt's")
+    said = node.run("apt-get --simulate dist-upgrade")
+    assert said.rc == 0 and "Inst nginx " not in said.stdout
+    assert "1001" in node.run("apt-cache policy nginx").stdout
+
+
+@pytest.mark.parametrize("version", ["1.28.0", "1.24.0"], ids=["up", "down"])
+def test_the_version_moves_up_and_down(node: Any, node_name: str, play: Callable[..., Any], version: str) -> None:
+    step(play, node_name, nginx_version=version)
+    assert package(node) == official(node, version)
+    assert running(node)
+
+
+def test_hold(node: Any, node_name: str, play: Callable[..., Any]) -> None:
+    if distribution(node) not in ("debian", "ubuntu"):
+        assert "nginx_hold is for Debian" in play({"nginx_hold": True}).output
+        return
+    step(play, node_name, nginx_hold=True)
+    assert "nginx" in node.run("apt-mark showhold").stdout.split()
+    step(play, node_name, nginx_hold=True, nginx_version="1.28.0")
+    assert package(node) == official(node, "1.28.0"), "the role moves what it holds"
+    assert "nginx" in node.run("apt-mark showhold").stdout.split()
+    step(play, node_name)
+    assert node.run("apt-mark showhold").stdout.split() == []
+
+
+def test_another_source_and_back(node: Any, node_name: str, play: Callable[..., Any]) -> None:
+    step(play, node_name, nginx_source="distribution", nginx_version="")
+    assert package(node) != official(node, "1.24.0") and not package(node).endswith(".ngx")
+    assert not any(node.file(path).exists for path in OURS[:5])
+    assert running(node)
+    step(play, node_name)
+    assert package(node) == official(node, "1.24.0")
+    assert running(node)
+
+
+def test_a_key_with_another_fingerprint_is_never_trusted(node: Any, node_name: str, play: Callable[..., Any]) -> None:
+    key = next(path for path in (OURS[2], OURS[4]) if node.file(path).exists)
+    node.run("rm %s", key)
+    failed = play({"nginx_key_fingerprints": ["0123456789ABCDEF0123456789ABCDEF01234567"]})
+    assert failed.rc != 0
+    assert "0123456789ABCDEF0123456789ABCDEF01234567" in failed.output and "Nothing was trusted" in failed.output
+    assert not node.file(key).exists and not node.file(f"{key}.candidate").exists
+    assert running(node)
+    step(play, node_name)
+
+
+def test_gone_is_gone(node: Any, node_name: str, play: Callable[..., Any]) -> None:
+    step(play, node_name, nginx_state="absent")
+    assert not node.package("nginx").is_installed
+    assert [path for path in OURS if node.file(path).exists] == []
+    assert node.run("systemctl is-active nginx").stdout.strip() != "active"
+    if distribution(node) in ("debian", "ubuntu"):
+        assert node.run("apt-get update").rc == 0
+        assert "nginx.org" not in node.run("apt-cache policy").stdout
+    step(play, node_name)
+    assert running(node)
