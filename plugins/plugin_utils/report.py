@@ -46,7 +46,7 @@ def message_of(result: Any) -> str:
     if not isinstance(result, Mapping):
         return str(result)
     parts = [str(result.get("msg") or "").strip()]
-    for key in ("stderr", "module_stderr", "exception"):
+    for key in ("stderr", "module_stderr"):
         text = str(result.get(key) or "").strip()
         if text and text not in parts[0]:
             parts.append(text[-2000:])
@@ -98,7 +98,12 @@ def build(node: str, variables: Mapping[str, Any], *, time: str, check_mode: boo
     if isinstance(plan, Mapping):
         report["plan"] = dict(plan)
     report["notes"] += [str(note) for note in variables.get("gpufleet_notes") or []]
-    report["failures"] += [{**failure("", ""), **dict(f)} for f in variables.get("gpufleet_failures") or []]
+    said = [str(c["detail"]) for c in report["checks"] if not c["ok"] and c["detail"]]
+    report["failures"] += [
+        {**failure("", ""), **dict(f)}
+        for f in variables.get("gpufleet_failures") or []
+        if not any(detail in str(f.get("message", "")) for detail in said)  # the check says it better, below
+    ]
     report["failures"] += [
         failure(c["role"], f"{c['name']}: {c['detail']}", remedy=str(c["remedy"]))
         for c in report["checks"]

@@ -61,6 +61,12 @@ def test_a_role_that_is_not_ok_without_a_false_check_is_not_lost():
     assert made["failures"][0]["where"] == "cuda"
 
 
+def test_what_a_check_says_is_not_said_again_by_the_task_that_failed_for_it():
+    failed = [report.failure("Fail the node", "the driver: module not loaded. Remedy: reboot")]
+    made = report.build("n1", {"nvidia_driver_result": broken(), "gpufleet_failures": failed}, time=TIME)
+    assert [f["where"] for f in made["failures"]] == ["nvidia_driver"]
+
+
 def test_an_unreachable_node_is_named_as_such():
     lost = [report.failure("connection", "No route to host")]
     made = report.build("n3", {"gpufleet_failures": lost}, time=TIME)
@@ -84,6 +90,7 @@ def test_two_reports_do_not_share_their_lists():
             {"msg": "One or more items failed", "results": [{"failed": True, "msg": "b"}, {"msg": "a"}]},
             "One or more items failed\nb",
         ),
+        ({"msg": "no", "exception": "(traceback unavailable)"}, "no"),
         ({}, "the task failed without a message"),
         ("text", "text"),
     ],
