@@ -1,6 +1,7 @@
 # Copyright: gpufleet.llm contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: E501, N802, S105, S106, S108, S324
 """Nodes for the scenarios' tests, from the inventory of the fleet ``mol-<scenario>``; works with and without molecule."""
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ class Run:
     def __init__(self, process: subprocess.CompletedProcess[str]) -> None:
         self.rc = process.returncode
         self.output = process.stdout + process.stderr
-        self.changed = {name: int(count) for name, count in re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)", self.output, re.M)}
+        self.changed = {
+            name: int(count) for name, count in re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)", self.output, re.M)
+        }
 
     def __repr__(self) -> str:
         return f"<rc {self.rc}, changed {self.changed}>\n{self.output}"

@@ -59,8 +59,8 @@ RENEW_SECONDS = 30 * 24 * 3600
 CERTIFICATE_IS_GOOD = (
     'openssl x509 -in "$1" -noout -checkend "$3" >/dev/null || { echo "ends soon"; exit 0; }; '
     'openssl x509 -in "$1" -noout "$4" "$5" | grep -q "does match" || { echo "is not for $5"; exit 0; }; '
-    '[ "$(openssl x509 -in "$1" -noout -pubkey)" = "$(openssl pkey -in "$2" -pubout)" ] || { echo "is of another key"; exit 0; }; '
-    "echo good"
+    'theirs=$(openssl x509 -in "$1" -noout -pubkey); ours=$(openssl pkey -in "$2" -pubout); '
+    'if [ "$theirs" = "$ours" ]; then echo good; else echo "is of another key"; fi'
 )
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
@@ -128,7 +128,9 @@ def htpasswd(users: Iterable[Mapping[str, Any]], seed: str) -> str:
         else:
             hashed = str(filled["password_hash"])
             if not HASH.match(hashed):
-                raise SiteError(f"auth.users: the password_hash of {name} is not one of crypt(3): $6$, $5$, $2y$, $y$, $apr1$")
+                raise SiteError(
+                    f"auth.users: the password_hash of {name} is not one of crypt(3): $6$, $5$, $2y$, $y$, $apr1$"
+                )
         lines.append(f"{name}:{hashed}\n")
     return "".join(lines)
 
@@ -182,7 +184,9 @@ def _tls(site: dict[str, Any], directory: str, where: str, seed: str) -> None:
         content = str(tls["certificate_content"]).strip() + "\n"
         site["files"].append({"path": tls["certificate"], "content": content, "mode": "0644", "no_log": False, **root})
         content = str(tls["certificate_key_content"]).strip() + "\n"
-        site["files"].append({"path": tls["certificate_key"], "content": content, "mode": "0600", "no_log": True, **root})
+        site["files"].append(
+            {"path": tls["certificate_key"], "content": content, "mode": "0600", "no_log": True, **root}
+        )
     for key in ("certificate_content", "certificate_key_content"):
         del tls[key]
     site["tls"] = tls
@@ -249,7 +253,12 @@ def resolve_site(given: Mapping[str, Any], directory: str, group: str, seed: str
             raise SiteError(f"{where}: header {name!r} cannot be sent")
     site["headers"] = {name: value for name, value in headers.items() if value}
 
-    if site["proxy_pass"] and site["exposed"] and not site["public_without_auth"] and not (site["ssl"] and site["auth"]):
+    if (
+        site["proxy_pass"]
+        and site["exposed"]
+        and not site["public_without_auth"]
+        and not (site["ssl"] and site["auth"])
+    ):
         lacking = " and ".join(word for word, there in (("tls", site["ssl"]), ("auth", site["auth"])) if not there)
         raise SiteError(
             f"{where}: would publish {site['proxy_pass']} on {', '.join(site['listen'])} without {lacking}. "

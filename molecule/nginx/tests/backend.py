@@ -2,6 +2,7 @@
 # Copyright: gpufleet.llm contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: E501, N802, S105, S106, S108, S324
 """A service as the models' user interfaces are: echoes what it was asked, streams, and speaks the WebSocket handshake.
 
 The stream sends its second half only after /release was asked for, so a proxy that buffers never sends the first half.
@@ -24,7 +25,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         """Answer."""
         if self.path == "/ws":
             self.upgrade()
@@ -44,7 +45,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.answer(dict(self.headers.items()))
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         """Say how much came."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.answer({"bytes": len(body)})

@@ -2,6 +2,7 @@
 # Copyright: gpufleet.llm contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: E501, N802, S105, S106, S108, S324
 """One line per file of this machine and per running service, so that two snapshots can be compared."""
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import subprocess
 
 # What changes by itself, or by somebody logging in
 VOLATILE = (
-    "/dev", "/home", "/proc", "/root/.ansible", "/run", "/sys", "/tmp", "/var/lib/sudo", "/var/lib/systemd", "/var/log", "/var/tmp",
+    "/dev", "/home", "/proc", "/root/.ansible", "/run", "/sys", "/tmp", "/var/lib/sudo",
+    "/var/lib/systemd", "/var/log", "/var/tmp",
 )  # fmt: skip
 
 

@@ -14,7 +14,15 @@ from ansible_collections.gpufleet.llm.plugins.plugin_utils.role_items import abs
 
 @pytest.mark.parametrize(
     ("value", "values"),
-    [("a", ["a"]), (True, ["true"]), (False, ["false"]), (5, ["5"]), (["a", True], ["a", "true"]), (None, []), ([], [])],
+    [
+        ("a", ["a"]),
+        (True, ["true"]),
+        (False, ["false"]),
+        (5, ["5"]),
+        (["a", True], ["a", "true"]),
+        (None, []),
+        ([], []),
+    ],
 )
 def test_values(value: Any, values: list[str]) -> None:
     assert settings({"core.x": value}) == [{"key": "core.x", "values_wanted": values}]

@@ -120,7 +120,8 @@ def test_what_is_refused(changes: dict[str, Any], words: str) -> None:
 
 
 def test_complaints_name_every_site_and_no_password() -> None:
-    bad = [{**SAFE, "name": "a", "listen": ["x"]}, {**SAFE, "name": "b", "auth": {"users": [{"name": "u:", "password": "s3cret"}]}}]
+    users = [{"name": "u:", "password": "s3cret"}]
+    bad = [{**SAFE, "name": "a", "listen": ["x"]}, {**SAFE, "name": "b", "auth": {"users": users}}]
     said = complaints(bad)
     assert [line.split(":")[1].strip() for line in said] == ["a", "b"]
     assert "s3cret" not in " ".join(said)
@@ -161,8 +162,15 @@ def test_hsts_only_with_a_certificate_that_browsers_may_know() -> None:
 def test_what_is_made_on_the_node_is_observed_and_reloaded() -> None:
     site = resolved()
     assert [item["kind"] for item in site["observed"]] == ["file", "file", "command"]
-    assert site["reload_files"] == [site["conf"], "/etc/nginx/gpufleet/tls/chat.crt", "/etc/nginx/gpufleet/tls/chat.key"]
-    assert resolved(tls={"certificate": "/a.pem", "certificate_key": "/a.key"})["reload_files"][1:] == ["/a.pem", "/a.key"]
+    assert site["reload_files"] == [
+        site["conf"],
+        "/etc/nginx/gpufleet/tls/chat.crt",
+        "/etc/nginx/gpufleet/tls/chat.key",
+    ]
+    assert resolved(tls={"certificate": "/a.pem", "certificate_key": "/a.key"})["reload_files"][1:] == [
+        "/a.pem",
+        "/a.key",
+    ]
 
 
 def test_two_sites_of_one_name() -> None:
