@@ -1,0 +1,146 @@
+# Copyright: gpufleet.llm contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What can go wrong with a model's parts on the way, with the real huggingface_hub, git and uv on a node."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from harness import Fleet, Play, running
+
+BASE = "/opt/gpufleet"
+WEIGHTS = f"{BASE}/weights/tiny_whisper"
+FILE = "model.safetensors"
+SHA256 = "4a8e06e00efc968db265be50f5472b582699677f6b411dbd399a92f558fc5e23"
+SIZE = 6258232
+WANTED = {
+    "llm_model_mirror_profile": "depot",
+    "llm_model_env_manager": "venv",
+    "llm_model_wanted": ["tiny_whisper", "tiny_qwen2"],
+}
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    """One node on which both models answer."""
+    with running("modelfaults", {"n1": "debian12"}) as up:
+        up.role("git")
+        up.role("llm_model", **WANTED)
+        yield up
+
+
+@pytest.fixture(autouse=True)
+def served_well(fleet: Fleet) -> Iterator[None]:
+    """Every test starts and ends with a depot that serves well, and leaves models that answer."""
+    fleet.clear_faults()
+    yield
+    fleet.clear_faults()
+
+
+def model(fleet: Fleet, *args: str, ok: bool | None = True, **more: Any) -> Play:
+    return fleet.role("llm_model", *args, ok=ok, **{**WANTED, **more})
+
+
+def transfers(fleet: Fleet, since: int, name: str = FILE) -> list[tuple[str, int]]:
+    """(Range, bytes sent) of every answer with that file since a line of the log."""
+    rows = [
+        row for row in fleet.depot_log()[since:] if row["method"] == "GET" and row["path"].split("?")[0].endswith(name)
+    ]
+    return [(row["range"], row["bytes"]) for row in rows]
+
+
+def whole(fleet: Fleet) -> None:
+    assert fleet.sh("n1", f"sha256sum {WEIGHTS}/{FILE}").split()[0] == SHA256
+
+
+def test_a_cut_transfer_is_continued_by_the_next_run(fleet: Fleet) -> None:
+    fleet.sh("n1", f"rm {WEIGHTS}/{FILE}")
+    fleet.fault(path=f"/hub/.*{FILE}", cut_after_bytes=1_200_000)
+    fleet.fault(path="/modelscope", status=503)
+    broken = model(fleet, ok=False)
+    assert "could not be had" in broken.output and "the next run goes on from there" in broken.output
+    assert fleet.rc("n1", f"test -e {WEIGHTS}/.gpufleet/verified.json") != 0
+    fleet.clear_faults()
+    since = len(fleet.depot_log())
+    model(fleet)
+    (asked, sent), *rest = transfers(fleet, since)
+    assert rest == []
+    start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])  # type: ignore[index]
+    assert start > 1_000_000 and sent == SIZE - start
+    whole(fleet)
+
+
+def test_a_wrong_sha256_on_one_hub_leads_to_the_next(fleet: Fleet) -> None:
+    fleet.sh("n1", f"rm {WEIGHTS}/{FILE}")
+    fleet.fault(path=f"/hub/.*{FILE}", corrupt=True)
+    since = len(fleet.depot_log())
+    model(fleet)
+    assert any(row["path"].startswith("/modelscope") for row in fleet.depot_log()[since:])
+    whole(fleet)
+
+
+def test_a_hub_that_is_down_leads_to_the_next(fleet: Fleet) -> None:
+    fleet.sh("n1", f"rm {WEIGHTS}/{FILE}")
+    fleet.fault(path="/hub/", status=503)
+    model(fleet)
+    whole(fleet)
+
+
+def test_wrong_everywhere_is_an_error_in_words_and_leaves_no_wrong_file(fleet: Fleet) -> None:
+    fleet.sh("n1", f"rm {WEIGHTS}/{FILE}")
+    fleet.fault(path="safetensors", corrupt=True)
+    broken = model(fleet, ok=False)
+    assert "has the sha256" in broken.output and SHA256 in broken.output
+    assert fleet.rc("n1", f"test -e {WEIGHTS}/{FILE}") != 0
+    fleet.clear_faults()
+    model(fleet)
+    whole(fleet)
+
+
+def test_a_list_of_files_that_only_the_hub_knows_is_fetched_once_and_kept(fleet: Fleet) -> None:
+    partial = {"manifest": "partial", "files": {FILE: {"sha256": SHA256}}, "total_bytes": 7_000_000}
+    wanted = [{"name": "tiny_whisper", "weights": partial}]
+    fleet.sh("n1", f"rm -rf {WEIGHTS}")
+    assert model(fleet, llm_model_wanted=wanted).changed("n1") > 0
+    whole(fleet)
+    since = len(fleet.depot_log())
+    assert model(fleet, llm_model_wanted=wanted).changed("n1") == 0
+    assert fleet.depot_log()[since:] == []
+
+
+def test_an_environment_that_was_being_made_when_it_was_killed_is_made_whole(fleet: Fleet) -> None:
+    fleet.sh("n1", f"rm -rf {BASE}/envs/tiny_cpu/lib/python3.11/site-packages/torch/lib")
+    healed = model(fleet)
+    assert "environment:tiny_cpu" in healed.drift("n1")
+    assert model(fleet).changed("n1") == 0
+    assert (
+        fleet.sh("n1", f"{BASE}/envs/tiny_cpu/bin/python -c 'import torch; print(torch.ones(2).sum().item())'") == "2.0"
+    )
+
+
+def test_a_transfer_that_outlived_a_killed_run_is_waited_for_not_doubled(fleet: Fleet) -> None:
+    fleet.sh("n1", f"rm {WEIGHTS}/{FILE}")
+    # Another process holds the folder, as the transfer of a killed run does.
+    fleet.sh(
+        "n1",
+        f"nohup flock {WEIGHTS}/.gpufleet/lock sh -c 'touch /tmp/held; while [ -e /tmp/held ]; do sleep 0.2; done'"
+        " >/dev/null 2>&1 & while [ ! -e /tmp/held ]; do sleep 0.1; done",
+    )
+    since = len(fleet.depot_log())
+    fleet.sh("n1", "(sleep 15; rm /tmp/held) >/dev/null 2>&1 &")
+    model(fleet)
+    assert len(transfers(fleet, since)) == 1
+    whole(fleet)
+
+
+def test_the_commit_can_be_moved_there_and_back(fleet: Fleet) -> None:
+    first = "77b0e2273ffed5beb46b3ae61d5b7beeec3494ed"
+    model(fleet, llm_model_wanted=["tiny_whisper", {"name": "tiny_qwen2", "code": {"commit": first}}])
+    assert fleet.sh("n1", f"git -C {BASE}/code/tiny_qwen2 rev-parse HEAD") == first
+    moved = model(fleet)
+    assert moved.drift("n1") >= {"code:tiny_qwen2"}
+    assert fleet.sh("n1", f"git -C {BASE}/code/tiny_qwen2 rev-parse HEAD") == "5bdc722c7a17fb864401e9b775805d438488eac4"
