@@ -38,7 +38,7 @@ def inventory_path(scenario: str) -> pathlib.Path:
     if given:
         return pathlib.Path(given)
     said = subprocess.run(
-        [str(FLEET), "inventory", "--name", f"mol-{scenario}"], capture_output=True, text=True, check=False
+        [str(FLEET), "inventory", "--name", f"mol-{scenario}".replace("_", "-")], capture_output=True, text=True, check=False
     )
     if said.returncode:
         pytest.exit(f"no fleet is up for the scenario {scenario}: molecule create -s {scenario}\n{said.stderr}", 2)
