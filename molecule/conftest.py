@@ -1,7 +1,7 @@
 # Copyright: gpufleet.llm contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# ruff: noqa: E501, N802, S105, S106, S108, S324
+# ruff: noqa: E501
 """Nodes for the scenarios' tests, from the inventory of the fleet ``mol-<scenario>``; works with and without molecule."""
 
 from __future__ import annotations

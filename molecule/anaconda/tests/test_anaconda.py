@@ -1,7 +1,6 @@
 # Copyright: gpufleet.llm contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# ruff: noqa: E501, N802, S105, S106, S108, S324
 """The role anaconda and the modules artifact and conda_env on real nodes, with what goes wrong in the field."""
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 # Copyright: gpufleet.llm contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# ruff: noqa: E501, N802, S105, S106, S108, S324
 """The role git on real nodes: what is there, what drifts and is healed, what is removed."""
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 # Copyright: gpufleet.llm contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# ruff: noqa: E501, N802, S105, S106, S108, S324
+# ruff: noqa: S324
 """A service as the models' user interfaces are: echoes what it was asked, streams, and speaks the WebSocket handshake.
 
 The stream sends its second half only after /release was asked for, so a proxy that buffers never sends the first half.

@@ -2,7 +2,6 @@
 # Copyright: gpufleet.llm contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# ruff: noqa: E501, N802, S105, S106, S108, S324
 """A browser for the tests, run on the node: JSON arguments in, one JSON object out.
 
 {"what": "get" | "post" | "ws" | "stream", "port", "ca", "host", "path", "user", "password", "bytes"}

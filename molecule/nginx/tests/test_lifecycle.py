@@ -1,7 +1,6 @@
 # Copyright: gpufleet.llm contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# ruff: noqa: E501, N802, S105, S106, S108, S324
 """nginx through its life: pinned, up, down, held, another source and back, a key that is not the right one, gone.
 
 Each step starts from where the one before left the node, as in real life; each ends with a run that changes nothing.

@@ -2,7 +2,7 @@
 # Copyright: gpufleet.llm contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# ruff: noqa: E501, N802, S105, S106, S108, S324
+# ruff: noqa: S108
 """One line per file of this machine and per running service, so that two snapshots can be compared."""
 
 from __future__ import annotations
