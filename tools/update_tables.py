@@ -175,14 +175,17 @@ def companion(name: str, torch: str, python: str, pip: Runner) -> str | None:
         series = f"0.{minor + (15 if major >= 2 else 1)}"
     else:
         series = f"{major}.{minor}" if major >= 2 else f"0.{minor}"
+    loose = None
     for step in (patch + 1, patch):
         number = f"{series}.{step}"
         found = wheel(f"{name}=={number}", python, pip)
-        if found is None:
-            continue
-        wanted = pin(found["requires"], "torch(?![a-z_-])")
-        if wanted is None or wanted == torch or not re.match(r"\d", wanted):
+        wanted = pin(found["requires"], "torch(?![a-z_-])") if found else torch
+        if found and wanted == torch:
             return number
+        if found and (wanted is None or not re.match(r"\d", wanted)):
+            loose = number
+    if loose is not None:
+        return loose
     if name == "torchvision":
         # From 0.29.1 on torchvision asks for a lower bound only, and its minor no longer follows torch's.
         found = wheel(f"torchvision==0.{minor + 14}.*", python, pip)
