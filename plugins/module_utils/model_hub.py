@@ -119,7 +119,7 @@ def fetch_files(request: dict[str, Any], token: str) -> dict[str, Any]:
     return {"failures": {path: answer for path, answer in zip(request["files"], answers) if answer}}
 
 
-def main() -> int:
+def main() -> None:
     """Answer the request on stdin."""
     request = json.loads(sys.stdin.read())
     # Taken out of the environment so that no library finds it there by itself and sends it elsewhere.
@@ -132,9 +132,9 @@ def main() -> int:
         answer.update(list_files(request, token) if request["action"] == "list" else fetch_files(request, token))
     except Exception as error:
         answer = {"error": described(error, token)}
-    print(f"\n{BEGIN}\n{json.dumps(answer)}\n{END}", flush=True)
-    return 0
+    sys.stdout.write(f"\n{BEGIN}\n{json.dumps(answer)}\n{END}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

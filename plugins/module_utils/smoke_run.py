@@ -231,7 +231,7 @@ def ask(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main() -> int:
+def main() -> None:
     """Answer the request on stdin. The exit status is 0 also for a failure that could be told."""
     request = json.loads(sys.stdin.readline())
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -243,9 +243,9 @@ def main() -> int:
             "error_type": type(error).__name__,
             "error_text": "".join(traceback.format_exception(type(error), error, error.__traceback__))[-20000:],
         }
-    print(f"\n{BEGIN}\n{json.dumps(answer)}\n{END}", flush=True)
-    return 0
+    sys.stdout.write(f"\n{BEGIN}\n{json.dumps(answer)}\n{END}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
