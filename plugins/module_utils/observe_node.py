@@ -16,6 +16,12 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # nothing of this is sent
+    Item = dict[str, Any]
+    Ctx = dict[str, Any]
+    Found = dict[str, Any]
 
 # Prefix of the system databases; a unit test points it at a tree of its own.
 ROOT = ""
@@ -32,19 +38,19 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # ---------------------------------------------------------------------------------------------------- small helpers
 
 
-def text(data):
+def text(data: bytes) -> str:
     """Bytes from the node as str; bytes that are no UTF-8 survive as lone surrogates."""
     return data.decode("utf-8", "surrogateescape")
 
 
-def full_path(path):
+def full_path(path: str) -> str:
     """C(~) and C(~user) as the (become) user sees them."""
     if path.startswith("~"):
         return os.path.expanduser(path)
     return path
 
 
-def lstat(path):
+def lstat(path: str) -> Any:
     """os.lstat, or None when nothing is there (a file in the middle of the path counts as nothing)."""
     try:
         return os.lstat(path)
@@ -52,7 +58,7 @@ def lstat(path):
         return None
 
 
-def follow_stat(path):
+def follow_stat(path: str) -> Any:
     """os.stat, or None when nothing is there or the link leads nowhere."""
     try:
         return os.stat(path)
@@ -60,7 +66,7 @@ def follow_stat(path):
         return None
 
 
-def kind_of(status):
+def kind_of(status: os.stat_result | None) -> str:
     """A word for what a stat result describes: absent, file, directory, link, other."""
     if status is None:
         return "absent"
@@ -74,7 +80,7 @@ def kind_of(status):
     return "other"
 
 
-def owner_name(uid):
+def owner_name(uid: int) -> str:
     """User name of a uid, or the number as text when it has none."""
     import pwd
 
@@ -84,7 +90,7 @@ def owner_name(uid):
         return str(uid)
 
 
-def group_name(gid):
+def group_name(gid: int) -> str:
     """Group name of a gid, or the number as text when it has none."""
     import grp
 
@@ -94,7 +100,7 @@ def group_name(gid):
         return str(gid)
 
 
-def attributes(status):
+def attributes(status: os.stat_result) -> Found:
     """Owner, group and mode of a stat result, names and numbers."""
     return {
         "owner": owner_name(status.st_uid),
@@ -105,7 +111,7 @@ def attributes(status):
     }
 
 
-def new_sha256():
+def new_sha256() -> Any:
     """A sha256 object without importing hashlib (10 ms) where the C module is at hand."""
     try:
         from _sha2 import sha256  # Python 3.12+
@@ -117,13 +123,13 @@ def new_sha256():
     return sha256()
 
 
-def read_bytes(path, limit=None):
+def read_bytes(path: str, limit: int | None = None) -> bytes:
     """Content of a file, at most C(limit) bytes."""
     with open(path, "rb", buffering=0) as stream:
         return stream.read() if limit is None else stream.read(limit)
 
 
-def sha256_of(path, size):
+def sha256_of(path: str, size: int) -> str:
     """Hex sha256 of a file's bytes. OpenSSL's (SHA-NI) pays for its import from about 4 MB on."""
     if size > 4194304:
         import hashlib
@@ -139,7 +145,7 @@ def sha256_of(path, size):
             digest.update(block)
 
 
-def small_text(path, size):
+def small_text(path: str, size: int) -> str | None:
     """The content when it is small UTF-8 text without NUL, else None."""
     if size > CONTENT_LIMIT:
         return None
@@ -152,7 +158,13 @@ def small_text(path, size):
         return None
 
 
-def run(argv, env=None, timeout=COMMAND_TIMEOUT_SECONDS, user=None, cwd="/"):
+def run(
+    argv: list[str],
+    env: dict[str, str] | None = None,
+    timeout: float = COMMAND_TIMEOUT_SECONDS,
+    user: tuple[int, int, str] | None = None,
+    cwd: str = "/",
+) -> tuple[int, bytes, bytes]:
     """Run argv without a shell and without stdin; (rc, stdout, stderr) as bytes, cut at OUTPUT_LIMIT.
 
     rc is 127 when there is no such command, 124 when it ran longer than C(timeout) seconds. C(user) is (uid, gid, name)
@@ -225,14 +237,14 @@ def run(argv, env=None, timeout=COMMAND_TIMEOUT_SECONDS, user=None, cwd="/"):
 # ------------------------------------------------------------------------------------------- files, links, directories
 
 
-def look_file(item, ctx):
+def look_file(item: Item, ctx: Ctx) -> Found:
     """A file: hashed when the request asks for its content, sent back when it differs and is small text."""
     path = full_path(item["path"])
     own = lstat(path)
     status = own
     if own is not None and stat.S_ISLNK(own.st_mode) and not item.get("strict"):
         status = follow_stat(path)
-    found = {"state": kind_of(status)}
+    found: dict[str, Any] = {"state": kind_of(status)}
     if own is not None and stat.S_ISLNK(own.st_mode):
         found["target"] = os.readlink(path)
         if status is None:
@@ -250,39 +262,39 @@ def look_file(item, ctx):
     return found
 
 
-def look_absent(item, ctx):
+def look_absent(item: Item, ctx: Ctx) -> Found:
     """What stands where nothing should."""
     return {"state": kind_of(lstat(full_path(item["path"])))}
 
 
-def look_link(item, ctx):
+def look_link(item: Item, ctx: Ctx) -> Found:
     """A symbolic link and where it points (not whether anything is there)."""
     path = full_path(item["path"])
-    found = {"state": kind_of(lstat(path))}
+    found: dict[str, Any] = {"state": kind_of(lstat(path))}
     if found["state"] == "link":
         found["target"] = os.readlink(path)
     return found
 
 
-def look_directory(item, ctx):
+def look_directory(item: Item, ctx: Ctx) -> Found:
     """A directory; a link to one counts."""
     path = full_path(item["path"])
     status = follow_stat(path)
     if status is None:
         return {"state": kind_of(lstat(path))}
-    found = {"state": kind_of(status)}
+    found: dict[str, Any] = {"state": kind_of(status)}
     found.update(attributes(status))
     return found
 
 
-def look_glob(item, ctx):
+def look_glob(item: Item, ctx: Ctx) -> Found:
     """All paths a shell pattern matches, sorted; names with a leading dot only when the pattern says so."""
     import glob
 
     return {"paths": sorted(glob.glob(full_path(item["pattern"]), recursive=True))}
 
 
-def look_disk(item, ctx):
+def look_disk(item: Item, ctx: Ctx) -> Found:
     """Space for an unprivileged writer at the path or its nearest existing parent, in bytes."""
     path = full_path(item["path"])
     while not os.path.exists(path):
@@ -298,7 +310,7 @@ def look_disk(item, ctx):
 # ------------------------------------------------------------------------------------------------------------ packages
 
 
-def os_release():
+def os_release() -> Any:
     """ID and ID_LIKE of /etc/os-release as one list of words."""
     words = []
     for path in ("/etc/os-release", "/usr/lib/os-release"):
@@ -314,7 +326,7 @@ def os_release():
     return words
 
 
-def package_manager(ctx):
+def package_manager(ctx: Ctx) -> Any:
     """dpkg, rpm or pacman: what the distribution says it is, else whose database is there."""
     manager = ctx.get("package_manager")
     if manager is None:
@@ -339,7 +351,7 @@ def package_manager(ctx):
     return manager
 
 
-def look_package(item, ctx):
+def look_package(item: Item, ctx: Ctx) -> Found:
     """A package in the database of the manager this node has; the controller asks for one by name when it knows it."""
     manager = package_manager(ctx)
     if manager == "dpkg":
@@ -349,22 +361,22 @@ def look_package(item, ctx):
     return look_pacman(item, ctx)
 
 
-def look_dpkg(item, ctx):
+def look_dpkg(item: Item, ctx: Ctx) -> Found:
     """A package in dpkg's database."""
     return {**dpkg_package(item["name"], ctx), "manager": "dpkg"}
 
 
-def look_rpm(item, ctx):
+def look_rpm(item: Item, ctx: Ctx) -> Found:
     """A package in rpm's database."""
     return {**rpm_package(item["name"], ctx), "manager": "rpm"}
 
 
-def look_pacman(item, ctx):
+def look_pacman(item: Item, ctx: Ctx) -> Found:
     """A package in pacman's database."""
     return {**pacman_package(item["name"], ctx), "manager": "pacman"}
 
 
-def dpkg_status(ctx):
+def dpkg_status(ctx: Ctx) -> Any:
     """Bytes of the dpkg status file; what an interrupted dpkg left in its journal stands before it."""
     if "dpkg" not in ctx:
         base = ROOT + "/var/lib/dpkg"
@@ -380,7 +392,7 @@ def dpkg_status(ctx):
     return ctx["dpkg"]
 
 
-def machine_arch():
+def machine_arch() -> Any:
     """Debian's name for this machine's architecture."""
     machine = os.uname().machine
     return {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armhf", "i686": "i386", "ppc64le": "ppc64el"}.get(
@@ -388,7 +400,7 @@ def machine_arch():
     )
 
 
-def dpkg_package(name, ctx):
+def dpkg_package(name: str, ctx: Ctx) -> Any:
     """A package in /var/lib/dpkg/status; C(name:arch) asks for one architecture, else the native one is preferred."""
     data = dpkg_status(ctx)
     name, _sep, wanted_arch = name.partition(":")
@@ -401,7 +413,7 @@ def dpkg_package(name, ctx):
         end = data.find(b"\n\n", position)
         stanza = text(data[start : end if end >= 0 else len(data)])
         position = data.find(needle, position + 1)
-        fields = {}
+        fields: dict[str, Any] = {}
         for line in stanza.splitlines():
             if line[:1] != " ":
                 key, _sep, value = line.partition(":")
@@ -435,11 +447,11 @@ def dpkg_package(name, ctx):
 RPM_DATABASES = ("/var/lib/rpm/rpmdb.sqlite", "/usr/lib/sysimage/rpm/rpmdb.sqlite")
 
 
-def rpm_header(blob):
+def rpm_header(blob: bytes) -> Any:
     """The string and number tags of an rpm header: {tag: value}. Layout: count, size, index of 16 bytes each, data."""
     count = int.from_bytes(blob[0:4], "big")
     store = 8 + 16 * count
-    tags = {}
+    tags: dict[int, Any] = {}
     for number in range(count):
         at = 8 + 16 * number
         tag, kind, offset, _items = (int.from_bytes(blob[at + 4 * i : at + 4 * i + 4], "big") for i in range(4))
@@ -451,7 +463,7 @@ def rpm_header(blob):
     return tags
 
 
-def rpm_sqlite(path, names):
+def rpm_sqlite(path: str, names: list[str]) -> Any:
     """Installed packages of the given names: [(name, epoch or None, version, release, arch)] from rpm's own database.
 
     With nothing in the write-ahead log the file is whole, and `immutable` reads it without making a lock or log file.
@@ -480,13 +492,13 @@ def rpm_sqlite(path, names):
     return found
 
 
-def rpm_query(names):
+def rpm_query(names: list[str]) -> Any:
     """The same by asking rpm: for the older database formats, and when the sqlite one cannot be read."""
     form = "%{NAME}\\t%{EPOCH}\\t%{VERSION}\\t%{RELEASE}\\t%{ARCH}\\n"
     rc, out, err = run(["rpm", "-q", "--qf", form, "--", *names])
     if rc == 127:
         raise ValueError("no rpm on this node")
-    found = []
+    found: list[Any] = []
     for line in text(out).splitlines():
         words = line.split("\t")
         if len(words) == 5:
@@ -496,7 +508,7 @@ def rpm_query(names):
     return found
 
 
-def rpm_locks():
+def rpm_locks() -> Any:
     """Patterns of the versionlock plug-ins of dnf and yum."""
     patterns = []
     for path in ("/etc/dnf/plugins/versionlock.list", "/etc/yum/pluginconf.d/versionlock.list"):
@@ -508,7 +520,7 @@ def rpm_locks():
     return patterns
 
 
-def rpm_package(name, ctx):
+def rpm_package(name: str, ctx: Ctx) -> Any:
     """A package in the rpm database; its version is C(epoch:version-release), or C(version-release) with no epoch."""
     if "rpm" not in ctx:
         names = sorted({one["name"] for one in ctx["items"] if one["kind"] in ("package", "rpm")})
@@ -530,7 +542,7 @@ def rpm_package(name, ctx):
     # several may be installed (kernels, multilib): the native architecture's latest entry stands for all
     every.sort(key=lambda one: one[4] in (machine, "noarch"))
     _name, epoch, version, release, arch = every[-1]
-    found = {"state": "present", "version": f"{version}-{release}", "hold": False, "arch": arch}
+    found: dict[str, Any] = {"state": "present", "version": f"{version}-{release}", "hold": False, "arch": arch}
     if epoch:
         found["version"] = f"{epoch}:{found['version']}"
     if ctx["rpm_locks"]:
@@ -545,7 +557,7 @@ def rpm_package(name, ctx):
     return found
 
 
-def pacman_package(name, ctx):
+def pacman_package(name: str, ctx: Ctx) -> Any:
     """A package in /var/lib/pacman/local, one directory C(name-version-release) each."""
     base = ROOT + "/var/lib/pacman/local"
     if "pacman" not in ctx:
@@ -558,7 +570,7 @@ def pacman_package(name, ctx):
     entry = ctx["pacman"].get(name)
     if entry is None:
         return {"state": "absent", "version": None, "hold": False, "arch": None}
-    fields = {}
+    fields: dict[str, Any] = {}
     key = None
     for line in text(read_bytes(base + "/" + entry + "/desc")).splitlines():
         if line.startswith("%"):
@@ -575,9 +587,9 @@ def pacman_package(name, ctx):
     }
 
 
-def pacman_ignored():
+def pacman_ignored() -> Any:
     """Names that C(IgnorePkg) of pacman.conf keeps as they are."""
-    names = []
+    names: list[str] = []
     try:
         lines = text(read_bytes(ROOT + "/etc/pacman.conf")).splitlines()
     except OSError:
@@ -592,14 +604,14 @@ def pacman_ignored():
 # --------------------------------------------------------------------------------------------------------------- units
 
 
-def look_unit(item, ctx):
+def look_unit(item: Item, ctx: Ctx) -> Found:
     """A systemd unit: from the manager when systemd runs here, else from the unit files."""
     if "units" not in ctx:
         ctx["units"] = units(sorted({one["name"] for one in ctx["items"] if one["kind"] == "unit"}), ctx)
     return ctx["units"][item["name"]]
 
 
-def units(names, ctx):
+def units(names: list[str], ctx: Ctx) -> Any:
     """All units asked for with one C(systemctl show)."""
     if os.path.isdir(ROOT + "/run/systemd/system"):
         rc, out, err = run(
@@ -627,7 +639,7 @@ def units(names, ctx):
     return result
 
 
-def unit_found(load_state, file_state, active, sub_state):
+def unit_found(load_state: str, file_state: str, active: bool, sub_state: str) -> Any:
     """One unit's answer. enabled is None for a unit that can be neither enabled nor disabled (static, generated, …)."""
     if file_state == "enabled":
         enabled = True
@@ -645,7 +657,7 @@ def unit_found(load_state, file_state, active, sub_state):
     }
 
 
-def unit_from_files(name):
+def unit_from_files(name: str) -> Any:
     """What the unit files say when no systemd runs (an image being built, a container): never active."""
     if "." not in name:
         name += ".service"
@@ -678,7 +690,7 @@ def unit_from_files(name):
 # --------------------------------------------------------------------------------------------------------------- users
 
 
-def look_user(item, ctx):
+def look_user(item: Item, ctx: Ctx) -> Found:
     """An account as the name service gives it (local or from a directory)."""
     import grp
     import pwd
@@ -706,7 +718,7 @@ def look_user(item, ctx):
 # ----------------------------------------------------------------------------------------------------------------- git
 
 
-def git_dirs(path):
+def git_dirs(path: str) -> Any:
     """(git directory, common directory) of a work tree or bare repository, or None."""
     dot = path + "/.git"
     status = lstat(dot)
@@ -727,7 +739,7 @@ def git_dirs(path):
     return dot, common
 
 
-def git_commit(git_dir, common):
+def git_commit(git_dir: str, common: str) -> Any:
     """HEAD as 40 hex digits by reading git's own files, or None (unborn, or refs kept in a form not read here)."""
     try:
         head = text(read_bytes(git_dir + "/HEAD", 4096)).strip()
@@ -755,7 +767,7 @@ def git_commit(git_dir, common):
     return None
 
 
-def git_remote(common):
+def git_remote(common: str) -> Any:
     """URL of the remote C(origin) in the repository's own config, or None."""
     try:
         lines = text(read_bytes(common + "/config")).splitlines()
@@ -773,11 +785,11 @@ def git_remote(common):
     return url
 
 
-def look_git(item, ctx):
+def look_git(item: Item, ctx: Ctx) -> Found:
     """A clone: HEAD, origin, and whether the work tree is clean (changed and untracked files, not ignored ones)."""
     path = full_path(item["path"]).rstrip("/") or "/"
     status = follow_stat(path)
-    found = {"state": "absent", "commit": None, "clean": None, "dirty_files": [], "remote": None}
+    found: dict[str, Any] = {"state": "absent", "commit": None, "clean": None, "dirty_files": [], "remote": None}
     if status is None or not stat.S_ISDIR(status.st_mode):
         if lstat(path) is not None:
             found["state"] = kind_of(lstat(path))
@@ -803,7 +815,7 @@ def look_git(item, ctx):
             user = (status.st_uid, entry.pw_gid, entry.pw_name)
             env["HOME"] = entry.pw_dir
         except KeyError:
-            user = (status.st_uid, status.st_gid, None)
+            user = (status.st_uid, status.st_gid, "")
             env["HOME"] = "/"
     git = [
         "git",
@@ -842,7 +854,7 @@ def look_git(item, ctx):
 # ---------------------------------------------------------------------------------------------------------------- keys
 
 
-def dearmour(data):
+def dearmour(data: bytes) -> Any:
     """Binary packets of every ASCII-armoured block; the data itself when it is not armoured."""
     import binascii
 
@@ -866,7 +878,7 @@ def dearmour(data):
     return packets
 
 
-def openpgp_packets(data):
+def openpgp_packets(data: bytes) -> Any:
     """[(tag, body)] of OpenPGP packets (RFC 9580, section 4.2), old and new format."""
     packets = []
     at = 0
@@ -906,9 +918,9 @@ def openpgp_packets(data):
     return packets
 
 
-def openpgp_fingerprints(data):
+def openpgp_fingerprints(data: bytes) -> Any:
     """Fingerprints of all primary keys in a key file, upper-case hex: 40 digits (version 4) or 64 (version 6)."""
-    found = []
+    found: list[Any] = []
     for tag, body in openpgp_packets(dearmour(data)):
         if tag not in (5, 6):  # secret and public primary keys; subkeys are 7 and 14
             continue
@@ -929,11 +941,11 @@ def openpgp_fingerprints(data):
     return found
 
 
-def look_key(item, ctx):
+def look_key(item: Item, ctx: Ctx) -> Found:
     """An OpenPGP key file and the fingerprints of its primary keys."""
     path = full_path(item["path"])
     status = follow_stat(path)
-    found = {"state": kind_of(status)}
+    found: dict[str, Any] = {"state": kind_of(status)}
     if status is None:
         return found
     found.update(attributes(status))
@@ -945,7 +957,7 @@ def look_key(item, ctx):
 # ------------------------------------------------------------------------------------------------- Python environments
 
 
-def normal_name(name):
+def normal_name(name: str) -> Any:
     """A distribution's name as PEP 503 compares it."""
     name = name.lower().replace("_", "-").replace(".", "-")
     while "--" in name:
@@ -953,9 +965,9 @@ def normal_name(name):
     return name
 
 
-def site_folders(prefix):
+def site_folders(prefix: str) -> Any:
     """[(X.Y, site-packages)] of a prefix, newest Python first."""
-    found = []
+    found: list[Any] = []
     try:
         names = os.listdir(prefix + "/lib")
     except OSError:
@@ -967,9 +979,9 @@ def site_folders(prefix):
     return [one[1:] for one in sorted(found, reverse=True)]
 
 
-def distributions(folder):
+def distributions(folder: str) -> Any:
     """Installed distributions: {normalised name: (version, metadata directory or file)}."""
-    found = {}
+    found: dict[str, Any] = {}
     for entry in os.listdir(folder):
         if entry[:1] == "~":  # what pip renamed and could not remove
             continue
@@ -988,7 +1000,7 @@ def distributions(folder):
     return found
 
 
-def egg_version(path):
+def egg_version(path: str) -> Any:
     """Version in the PKG-INFO of an egg-info directory without one in its name."""
     try:
         for line in read_bytes(path + "/PKG-INFO").splitlines():
@@ -999,7 +1011,7 @@ def egg_version(path):
     return ""
 
 
-def distribution_damage(folder, info, deep):
+def distribution_damage(folder: str, info: str, deep: bool) -> Any:
     """What of a distribution is not there, or None. C(deep) compares every file with the sha256 in its RECORD.
 
     Otherwise the top-level names in the first 16 KiB of RECORD must exist, which notices a removed package directory.
@@ -1040,7 +1052,7 @@ def distribution_damage(folder, info, deep):
     return None
 
 
-def interpreter_damage(prefix, python):
+def interpreter_damage(prefix: str, python: Any) -> Any:
     """Why the prefix's interpreter cannot be the one its packages are for, or None."""
     path = prefix + "/bin/python"
     status = follow_stat(path)
@@ -1057,10 +1069,10 @@ def interpreter_damage(prefix, python):
     return None
 
 
-def requirements_found(item, folder, owned, deep):
+def requirements_found(item: Item, folder: Any, owned: Any, deep: bool) -> Any:
     """({name: version or None} of the wanted ones, and all others when exact; [damage])."""
     every = distributions(folder) if folder else {}
-    found = {}
+    found: dict[str, Any] = {}
     damage = []
     for name in item.get("requirements", ()):
         version, info = every.get(name, (None, None))
@@ -1082,10 +1094,10 @@ def requirements_found(item, folder, owned, deep):
     return found, damage
 
 
-def look_venv(item, ctx):
+def look_venv(item: Item, ctx: Ctx) -> Found:
     """A virtual environment: its interpreter without running it, and its distributions."""
     prefix = full_path(item["prefix"])
-    found = {"state": "absent", "python": None, "requirements": {}, "manager": None}
+    found: dict[str, Any] = {"state": "absent", "python": None, "requirements": {}, "manager": None}
     if not os.path.isdir(prefix):
         if lstat(prefix) is not None:
             found["state"] = "broken"
@@ -1117,10 +1129,10 @@ def look_venv(item, ctx):
     return found
 
 
-def look_conda_env(item, ctx):
+def look_conda_env(item: Item, ctx: Ctx) -> Found:
     """A conda environment by its conda-meta and site-packages; half-made ones are C(broken)."""
     prefix = full_path(item["prefix"])
-    found = {"state": "absent", "python": None, "packages": {}, "requirements": {}, "manager": None}
+    found: dict[str, Any] = {"state": "absent", "python": None, "packages": {}, "requirements": {}, "manager": None}
     if not os.path.isdir(prefix):
         if lstat(prefix) is not None:
             found["state"] = "broken"
@@ -1158,8 +1170,8 @@ def look_conda_env(item, ctx):
     for name in wanted:
         found["packages"][name] = "=".join(installed[name]) if name in installed else None
     if item.get("exact") and "packages" in item:
-        for name, words in installed.items():
-            found["packages"].setdefault(name, "=".join(words))
+        for name, build in installed.items():
+            found["packages"].setdefault(name, "=".join(build))
     owned = {normal_name(name) for name in installed}
     found["requirements"], broken = requirements_found(item, folder, owned, ctx["deep"])
     damage += broken
@@ -1175,7 +1187,7 @@ def look_conda_env(item, ctx):
 ALWAYS_HASH_BYTES = 65536
 
 
-def git_sha1_of(path, size):
+def git_sha1_of(path: str, size: int) -> Any:
     """Hex sha1 of a file as a git blob: what the hub's tree lists for files that are not in LFS."""
     from hashlib import sha1
 
@@ -1188,7 +1200,7 @@ def git_sha1_of(path, size):
             digest.update(block)
 
 
-def verification_record(path):
+def verification_record(path: str) -> Any:
     """The record's entries {relative path: {size, mtime_ns, inode, sha256}}; empty when there is none or it is damaged."""
     try:
         data = read_bytes(path)
@@ -1203,7 +1215,7 @@ def verification_record(path):
         return {}
 
 
-def manifest_verdict(path, wanted, known, deep):
+def manifest_verdict(path: str, wanted: Item, known: Item, deep: bool) -> Any:
     """One file against its manifest entry: None (as wanted), C(missing), C(changed) or C(unverified)."""
     status = follow_stat(path)
     if status is None or not stat.S_ISREG(status.st_mode):
@@ -1224,7 +1236,7 @@ def manifest_verdict(path, wanted, known, deep):
     return None if known.get("sha256") == wanted["sha256"] else "changed"
 
 
-def manifest_file(path):
+def manifest_file(path: str) -> Any:
     """(files, fingerprint) of a manifest kept on the node as JSON; C(None, None) when it cannot be read."""
     import json
 
@@ -1242,10 +1254,10 @@ def manifest_file(path):
     return files, None if fingerprint is None else str(fingerprint)
 
 
-def look_manifest(item, ctx):
+def look_manifest(item: Item, ctx: Ctx) -> Found:
     """Weights against their manifest: large files by what the verification record knows of them, or all by their bytes."""
     base = full_path(item["path"]).rstrip("/")
-    found = {"state": "absent", "missing": [], "changed": [], "unverified": [], "bytes": 0}
+    found: dict[str, Any] = {"state": "absent", "missing": [], "changed": [], "unverified": [], "bytes": 0}
     wanted = item.get("files") or {}
     if "manifest" in item:
         files, found["fingerprint"] = manifest_file(full_path(item["manifest"]))
@@ -1271,20 +1283,20 @@ def look_manifest(item, ctx):
 # ------------------------------------------------------------------------------------------------------ commands, reads
 
 
-def look_command(item, ctx):
+def look_command(item: Item, ctx: Ctx) -> Found:
     """What a command says; C(argv) is run without a shell, with LC_ALL=C and stdin closed."""
     rc, out, err = run(item["argv"], item.get("env"))
     return {"rc": rc, "stdout": text(out), "stderr": text(err)}
 
 
-def look_read(item, ctx):
+def look_read(item: Item, ctx: Ctx) -> Found:
     """Content of a file, or output of a command, for the controller to use."""
     if item.get("argv"):
         rc, out, err = run(item["argv"], item.get("env"))
         return {"state": "ran", "content": text(out), "rc": rc, "stderr": text(err)[:4096]}
     path = full_path(item["path"])
     status = follow_stat(path)
-    found = {"state": kind_of(status), "content": None, "rc": None}
+    found: dict[str, Any] = {"state": kind_of(status), "content": None, "rc": None}
     if found["state"] in ("file", "other"):  # other: procfs and the like are regular, devices are not read
         if found["state"] == "other":
             return found
@@ -1295,11 +1307,11 @@ def look_read(item, ctx):
     return found
 
 
-def look_kernel_module(item, ctx):
+def look_kernel_module(item: Item, ctx: Ctx) -> Found:
     """A module of the running kernel; built-in ones count as loaded."""
     name = item["name"].replace("-", "_")
     base = ROOT + "/sys/module/" + name
-    found = {"loaded": os.path.isdir(base), "version": None}
+    found: dict[str, Any] = {"loaded": os.path.isdir(base), "version": None}
     try:
         found["version"] = text(read_bytes(base + "/version", 4096)).strip()
     except OSError:
@@ -1310,7 +1322,7 @@ def look_kernel_module(item, ctx):
 # ---------------------------------------------------------------------------------------------------------------- main
 
 
-def dump(value, quote):
+def dump(value: Any, quote: Any) -> Any:
     """JSON text of plain values, pure ASCII. Importing json costs more than all the looking."""
     if value is None:
         return "null"
@@ -1327,7 +1339,7 @@ def dump(value, quote):
     return "[" + ",".join(dump(one, quote) for one in value) + "]"
 
 
-def platform():
+def platform() -> Any:
     """Python, kernel, machine, effective uid and boot time (seconds since the epoch)."""
     name = os.uname()
     boot = None
@@ -1346,7 +1358,7 @@ def platform():
     }
 
 
-def look_all(items, deep, looks):
+def look_all(items: list[Item], deep: bool, looks: dict[str, Any]) -> Any:
     """Every item's answer in order; an item that cannot be looked at answers with its error."""
     ctx = {"items": items, "deep": deep}
     seen = []
@@ -1358,7 +1370,7 @@ def look_all(items, deep, looks):
     return {"platform": platform(), "seen": seen}
 
 
-def main(items, deep, begin, end, looks):
+def main(items: list[Item], deep: bool, begin: str, end: str, looks: dict[str, Any]) -> Any:
     """Print the answer between two marks, so that noise of shell start-up files cannot be taken for it."""
     try:
         from _json import encode_basestring_ascii as quote

@@ -395,6 +395,7 @@ class NodeScript:
             else:  # the docstring, and `from __future__ import annotations` (nothing is annotated at run time)
                 continue
             self.pieces[name] = _squeeze(lines, node)
+            _unannotate(node)
             self.uses[name] = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
         self.head = "\n".join(head)
 
@@ -410,15 +411,41 @@ class NodeScript:
         return "\n".join([self.head, *(piece for name, piece in self.pieces.items() if name in wanted), ""])
 
 
-def _squeeze(lines: Sequence[str], node: ast.stmt) -> str:
-    """The source of one top-level statement without docstrings and comment lines, each level indented by one space."""
+def _annotations(node: ast.stmt) -> Iterable[tuple[ast.expr, int]]:
+    """All annotations in a statement, each with the column where its text (C(: int), C( -> int)) begins."""
+    for one in ast.walk(node):
+        if isinstance(one, ast.AnnAssign):
+            yield one.annotation, one.target.end_col_offset or 0
+        if isinstance(one, ast.FunctionDef):
+            for argument in (*one.args.posonlyargs, *one.args.args, *one.args.kwonlyargs):
+                if argument.annotation is not None:
+                    yield argument.annotation, argument.col_offset + len(argument.arg)
+            if one.returns is not None:
+                yield one.returns, one.returns.col_offset - len(" -> ")
+
+
+def _unannotate(node: ast.stmt) -> None:
+    """Drop the annotations, so that the names in them do not count as used."""
+    for one in ast.walk(node):
+        if isinstance(one, ast.FunctionDef):
+            one.returns = None
+            for argument in (*one.args.posonlyargs, *one.args.args, *one.args.kwonlyargs):
+                argument.annotation = None
+
+
+def _squeeze(source: Sequence[str], node: ast.stmt) -> str:
+    """The source of one top-level statement without docstrings, annotations and comment lines, a level indented by one."""
+    lines = {number: source[number - 1] for number in range(node.lineno, (node.end_lineno or 0) + 1)}
+    for annotation, begin in sorted(_annotations(node), key=lambda found: -found[1]):
+        line = lines[annotation.lineno]
+        lines[annotation.lineno] = line[:begin] + line[annotation.end_col_offset :]
     left_out: set[int] = set()
     for one in ast.walk(node):
         if isinstance(one, ast.FunctionDef) and len(one.body) > 1 and ast.get_docstring(one, clean=False) is not None:
             left_out.update(range(one.body[0].lineno, (one.body[0].end_lineno or 0) + 1))
     kept = []
     for number in range(node.lineno, (node.end_lineno or 0) + 1):
-        line = lines[number - 1]
+        line = lines[number]
         code = line.lstrip(" ")
         if number not in left_out and code and not code.startswith("#"):
             kept.append(" " * ((len(line) - len(code)) // 4) + code)
