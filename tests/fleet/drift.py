@@ -118,6 +118,7 @@ COMMANDS = {
     "setting:filter.lfs": "git config --system filter.lfs.smudge cat",
     "setting:": "git config --system --unset-all {rest}",
     "running:nginx": "systemctl stop nginx",
+    "smoke:": "rm -f /opt/gpufleet/results/{rest}.json",
     "certificate:": "rm -f /etc/nginx/gpufleet/tls/{rest}.crt",
     "selinux:": "",
 }
