@@ -213,12 +213,12 @@ def _entry(line: str) -> dict[str, Any]:
     name, rest = normal_name(match[1]), match[2]
     marker = ""
     if rest.startswith("@"):
-        url, _, marker = rest[1:].strip().partition(" ;")
+        url, _sep, marker = rest[1:].strip().partition(" ;")
         wheel = urllib.parse.unquote(urllib.parse.urlsplit(url.strip()).path.rsplit("/", 1)[-1])
         version = wheel.split("-")[1] if wheel.endswith(".whl") and wheel.count("-") >= 4 else ""
         constraint = f"=={version}" if version else ""
     else:
-        constraint, _, marker = rest.partition(";")
+        constraint, _sep, marker = rest.partition(";")
         constraint = constraint.strip().strip("()").replace(" ", "")
         exact = re.fullmatch(r"={2,3}([^*,]+)", constraint)
         version = exact[1] if exact else ""
@@ -287,7 +287,7 @@ def _one(tokens: list[tuple[str, str]], environment: Mapping[str, str], marker: 
         if not tokens or tokens[0] != ("bracket", ")"):
             raise CondaError(f"the marker {marker!r} lacks a closing bracket")
         return value, tokens[1:]
-    words = [word for _, word in tokens[:4]]
+    words = [token[1] for token in tokens[:4]]
     size = 4 if words[1:3] == ["not", "in"] else 3
     if len(tokens) < size:
         raise CondaError(f"the marker {marker!r} is not complete")
@@ -377,7 +377,7 @@ def read_distributions(prefix: str, deep: bool) -> tuple[dict[str, dict[str, Any
     """
     found: dict[str, dict[str, Any]] = {}
     leftovers: list[str] = []
-    for _, folder in site_folders(prefix):
+    for _version, folder in site_folders(prefix):
         for entry in sorted(os.listdir(folder)):
             path = os.path.join(folder, entry)
             if entry.startswith("~"):
@@ -465,7 +465,7 @@ def _venv_python(prefix: str) -> str:
             lines = [line.partition("=") for line in stream]
     except OSError:
         return ""
-    values = {key.strip().lower(): value.strip() for key, _, value in lines}
+    values = {parts[0].strip().lower(): parts[2].strip() for parts in lines}
     return ".".join((values.get("version") or values.get("version_info") or "").split(".")[:3])
 
 
@@ -586,7 +586,7 @@ def _said(stdout: str) -> dict[str, Any]:
         start = piece.find("{")
         if start >= 0:
             try:
-                said, _ = decoder.raw_decode(piece[start:])
+                said = decoder.raw_decode(piece[start:])[0]
             except ValueError:
                 continue
             if isinstance(said, dict):

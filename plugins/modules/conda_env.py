@@ -51,7 +51,7 @@ options:
     default: conda
   conda:
     description: Path of the conda executable. Empty looks in the search path and in C(/opt/gpufleet/conda/bin).
-    type: str
+    type: path
     default: ''
   python:
     description:
@@ -344,7 +344,7 @@ class Environment:
         if self.version is None:
             path = self.interpreter(required=False)
             code = "import sys; print('.'.join(str(part) for part in sys.version_info[:3]))"
-            rc, out, _ = self.module.run_command([path, "-I", "-S", "-c", code]) if path else (1, "", "")
+            rc, out, _err = self.module.run_command([path, "-I", "-S", "-c", code]) if path else (1, "", "")
             self.version = str(out).strip() if rc == 0 else ""
         return self.version
 
@@ -365,7 +365,7 @@ class Environment:
     def conda(self, required: bool = True) -> str:
         """Path of the conda executable."""
         if not self.conda_path:
-            asked = os.path.expanduser(str(self.params["conda"]))
+            asked = str(self.params["conda"])
             if asked:
                 self.conda_path = asked if os.access(asked, os.X_OK) and os.path.isfile(asked) else ""
             else:
@@ -762,7 +762,7 @@ def main() -> None:
             "prefix": {"type": "path"},
             "name": {"type": "str"},
             "manager": {"type": "str", "choices": ["conda", "venv"], "default": "conda"},
-            "conda": {"type": "str", "default": ""},
+            "conda": {"type": "path", "default": ""},
             "python": {"type": "str", "default": ""},
             "packages": {"type": "list", "elements": "str", "default": []},
             "channels": {"type": "list", "elements": "str", "default": ["conda-forge"]},

@@ -411,13 +411,30 @@ def test_an_unwritable_progress_file_stops_nothing(server, dest):
     assert content(dest) == BODY
 
 
-def test_two_at_once_fetch_it_once(server, dest):
+def test_two_at_once_fetch_it_once(server, dest, monkeypatch):
     url = server.url("/a")
-    threads = [threading.Thread(target=run, args=(url, dest)) for _ in range(4)]
+    asked = threading.Semaphore(0)
+    release = threading.Event()
+    real, opened = fetch.fcntl.flock, fetch.Fetch._open
+
+    def flock(handle, how):
+        asked.release()
+        real(handle, how)
+
+    def held(self, request, private):
+        assert release.wait(30)
+        return opened(self, request, private)
+
+    monkeypatch.setattr(fetch.fcntl, "flock", flock)
+    monkeypatch.setattr(fetch.Fetch, "_open", held)
+    threads = [threading.Thread(target=run, args=(url, dest)) for _ in range(3)]
     for thread in threads:
         thread.start()
+    everybody = all(asked.acquire(timeout=30) for _ in threads)  # before the first byte is asked for
+    release.set()
     for thread in threads:
         thread.join()
+    assert everybody
     assert content(dest) == BODY
     assert len(server.log) == 1
     assert names(dest) == ["file.bin"]
