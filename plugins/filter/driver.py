@@ -9,17 +9,46 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.gpufleet.llm.plugins.plugin_utils import driver
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import driver, driver_node
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.mirrors import MirrorError
 
 
 def driver_decision(
-    settings: Mapping[str, Any], system: Mapping[str, Any], gpu: Mapping[str, Any], node: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any], system: Mapping[str, Any], gpu: Mapping[str, Any], probe: str = ""
 ) -> dict[str, Any]:
-    """What to do about the driver of a node; see plugin_utils/driver.py."""
+    """What to do about the driver of a node; the shape is in plugin_utils/driver.py."""
     try:
-        return driver.decide(settings, system, gpu, node or {})
-    except driver.DriverError as error:
+        return driver.decide(settings, system, gpu, probe)
+    except (driver.DriverError, MirrorError) as error:
         raise AnsibleFilterError(f"gpufleet.llm.driver_decision: {error}") from error
+
+
+def driver_probe(text: str) -> dict[str, Any]:
+    """What roles/nvidia_driver/files/probe.sh answered, as a dict with all keys."""
+    return driver_node.parse_probe(text)
+
+
+def driver_versions(
+    madison: str, packages: list[dict[str, Any]], version: str = "", branch: str = ""
+) -> dict[str, Any]:
+    """The newest driver version that all coupled packages have, and the packages' versions."""
+    coupled = [str(package["name"]) for package in packages if package["coupled"]]
+    return driver_node.pick_versions(madison, coupled, version, branch)
+
+
+def driver_rehearsal(text: str, removals: list[str] | None = None) -> dict[str, Any]:
+    """What apt-get --simulate would do, and what of it must not be."""
+    return driver_node.read_rehearsal(text, removals or [])
+
+
+def driver_removable(text: str, recorded: list[str]) -> list[str]:
+    """Of the packages that the role installed, those that nothing needs any more."""
+    return driver_node.removable(text, recorded)
+
+
+def driver_dkms_reason(log: str) -> str:
+    """Why a build of the modules failed."""
+    return driver_node.dkms_reason(log)
 
 
 class FilterModule:
@@ -27,4 +56,12 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name -> function."""
-        return {"driver_decision": driver_decision}
+        functions = (
+            driver_decision,
+            driver_dkms_reason,
+            driver_probe,
+            driver_rehearsal,
+            driver_removable,
+            driver_versions,
+        )
+        return {function.__name__: function for function in functions}

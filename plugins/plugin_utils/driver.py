@@ -27,14 +27,68 @@ The plan (always all keys; the tasks read C(__nvidia_driver_plan))::
     files             [{"path", "content", "mode"}]: blacklist of nouveau, unattended-upgrades, drop-ins
     items             for gpufleet.llm.observe
     preflight         [{"name", "ok": bool, "detail", "remedy"}]
+    build             bool: the modules are built on the node (DKMS)
+    headers           name of the package with the kernel headers, or ""
+    build_packages    [name]
+    preferences       {"path", "packages": [glob], "version": "580.105.08" | "580.*" | ""}: apt's pin of our own, or empty path
     reboot_wanted     bool: loaded module is not the installed one
+    managed           bool: files of this role are on the node
+    installed         {"method": "" | "distribution" | "nvidia_repo" | "runfile" | "unknown", "version", "flavour"}
     notes             [str]
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
+
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import (
+    driver_files,
+    driver_node,
+    driver_preflight,
+    driver_table,
+    solver_rules,
+)
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.mirrors import candidates
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.tables import load
+
+# What a driver cannot repair: somebody has to go to the machine, or the card belongs to a virtual machine.
+HARDWARE_STATES = ("gpu_lost", "gpu_off_bus", "gpu_insufficient_power", "gpu_interrupt_issue", "gpu_passed_through")
+
+EMPTY: dict[str, Any] = {
+    "action": "skip",
+    "reason": "",
+    "method": "",
+    "installer": "",
+    "package_manager": "",
+    "remove_installer": "",
+    "flavour": "",
+    "branch": "",
+    "version": "",
+    "packages": [],
+    "absent_packages": [],
+    "sources": [],
+    "keys": [],
+    "pins": [],
+    "holds": [],
+    "stream": "",
+    "runfile": {"urls": [], "sha256": "", "name": "", "version": "", "options": []},
+    "services": [],
+    "files": [],
+    "items": [],
+    "preflight": [],
+    "build": False,
+    "headers": "",
+    "build_packages": [],
+    "preferences": {"path": "", "packages": [], "version": ""},
+    "reboot_wanted": False,
+    "managed": False,
+    "installed": {"method": "", "version": "", "flavour": ""},
+    "notes": [],
+}
 
 
 class DriverError(ValueError):
@@ -42,7 +96,545 @@ class DriverError(ValueError):
 
 
 def decide(
-    settings: Mapping[str, Any], system: Mapping[str, Any], gpu: Mapping[str, Any], node: Mapping[str, Any]
+    settings: Mapping[str, Any], system: Mapping[str, Any], gpu: Mapping[str, Any], probe: str = ""
 ) -> dict[str, Any]:
-    """The plan; shape above. Follows in the next commit."""
-    raise NotImplementedError
+    """The plan; its shape is above.
+
+    :arg settings: the role's variables without their prefix
+    :arg system: C({"distribution", "distribution_version", "os_family", "codename", "kernel", "machine", "package_manager"})
+    :arg gpu: C(ansible_facts.gpufleet_gpu)
+    :arg probe: what C(files/probe.sh) answered, empty when it was not asked
+    :raises DriverError: for wishes that nobody can fulfil on any node of this kind
+    """
+    node = driver_node.parse_probe(probe)
+    plan: dict[str, Any] = {**EMPTY, "package_manager": system["package_manager"], "notes": []}
+    plan["managed"] = any(path != driver_files.NOUVEAU for path in node["own"])
+    plan["installed"] = installed(system, gpu, node)
+    if settings["state"] == "absent":
+        return _remove(plan, system, node, settings)
+    if not gpu["gpu_count"] and settings["without_gpu"] == "skip":
+        return {**plan, "reason": "there is no NVIDIA GPU on the PCI bus"}
+    wish = _wish(settings, plan, gpu)
+    kept = _keep(settings, wish, plan, gpu)
+    if kept:
+        return {**plan, "action": "keep", "reason": kept, **_what_is(plan, gpu)}
+    if gpu["state"] in HARDWARE_STATES and plan["installed"]["version"]:
+        return {**plan, "action": "state", "reason": f"{gpu['detail']}: no driver repairs that", **_what_is(plan, gpu)}
+    return _install(plan, settings, system, gpu, node, wish)
+
+
+# -- what is there ---------------------------------------------------------------------------------------------------------
+
+
+def installed(system: Mapping[str, Any], gpu: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, str]:
+    """The installed driver: by which method it came, its version and the flavour of its modules."""
+    driver = gpu["driver"]
+    manager = str(system["package_manager"])
+    found = driver_node.installed_driver(node, driver_table.known_packages(manager))
+    method = ""
+    if node["uninstaller"]:
+        method = "runfile"
+    elif found:
+        method = _method_of(found, system)
+    elif driver["library_version"] or driver["module_version"]:
+        method = "unknown" if node["known"] else ""
+    version = driver["library_version"] or driver["module_version"] or ""
+    return {"method": method, "version": version, "flavour": driver["flavour"] or ""}
+
+
+def _method_of(found: Mapping[str, str], system: Mapping[str, Any]) -> str:
+    """From which of the sources installed packages are, by their names and versions."""
+    names = set(found)
+    if system["distribution"] == "Debian":
+        return (
+            "nvidia_repo"
+            if names & {"nvidia-driver-cuda", "nvidia-kernel-open-dkms", "nvidia-open", "cuda-drivers"}
+            else ("distribution")
+        )
+    if system["os_family"] == "Debian":
+        archive = any("-server" in n or n.startswith("linux-modules-nvidia") for n in names)
+        return "distribution" if archive or any("-0ubuntu0." in v for v in found.values()) else "nvidia_repo"
+    if system["os_family"] == "RedHat":
+        # RPM Fusion's packages are a method that this role does not have.
+        return "unknown" if any(n.startswith(("akmod-", "xorg-x11-drv-")) for n in names) else "nvidia_repo"
+    return "distribution"
+
+
+def _what_is(plan: Mapping[str, Any], gpu: Mapping[str, Any]) -> dict[str, Any]:
+    found = plan["installed"]
+    driver = gpu["driver"]
+    version = driver["loaded_version"] or found["version"]
+    return {
+        "method": found["method"],
+        "version": version,
+        "branch": version.partition(".")[0],
+        "flavour": found["flavour"],
+        "reboot_wanted": driver["versions_match"] is False,
+    }
+
+
+# -- what is wanted --------------------------------------------------------------------------------------------------------
+
+
+def _wish(settings: Mapping[str, Any], plan: Mapping[str, Any], gpu: Mapping[str, Any]) -> dict[str, Any]:
+    """Version and branch that are asked for; C(pinned): somebody asked for more than the default."""
+    version = str(settings["version"])
+    branch = version.partition(".")[0] if version else str(settings["branch"])
+    default = str(load().default_branch)
+    pinned = bool(version) or branch not in ("", default) or settings["flavour"] != "auto"
+    if settings["method"] == "runfile" and not version:
+        raise DriverError(
+            "method runfile needs nvidia_driver_version, for example '580.105.08': a runfile is one exact version"
+        )
+    if branch and not branch.isdigit():
+        raise DriverError(f"nvidia_driver_branch is {branch!r}, wanted is the first number of a version, such as '580'")
+    working = plan["installed"]["version"].partition(".")[0] if gpu["usable"] is True else ""
+    if working and not pinned and settings["keep_working"]:
+        branch = working
+    return {"version": version, "branch": branch, "pinned": pinned, "default": default}
+
+
+def _keep(settings: Mapping[str, Any], wish: Mapping[str, Any], plan: Mapping[str, Any], gpu: Mapping[str, Any]) -> str:
+    """Why the driver is left alone, or nothing."""
+    driver = gpu["driver"]
+    if (
+        gpu["usable"] is not True
+        or driver["versions_match"] is False
+        or plan["managed"]
+        or not settings["keep_working"]
+    ):
+        return ""
+    if settings["method"] not in ("auto", plan["installed"]["method"]) and wish["pinned"]:
+        return ""
+    loaded = driver["loaded_version"] or plan["installed"]["version"]
+    if not wish["pinned"]:
+        branch = loaded.partition(".")[0]
+        asked = str(settings["branch"])
+        more = (
+            ""
+            if branch == asked or not asked
+            else (f"; it is not of branch {asked}: nvidia_driver_keep_working: false would exchange it")
+        )
+        return f"driver {loaded} works and nothing else is asked for{more}"
+    same_version = wish["version"] in ("", loaded)
+    same_branch = wish["branch"] in ("", loaded.partition(".")[0])
+    same_flavour = settings["flavour"] in ("auto", driver["flavour"])
+    return f"driver {loaded} works and is as wanted" if same_version and same_branch and same_flavour else ""
+
+
+def _cards(gpu: Mapping[str, Any]) -> dict[str, Any]:
+    """What the cards allow: flavours, first and last branch, their names."""
+    flavours = ["open", "proprietary"]
+    first, last = 0, None
+    for card in gpu["gpus"]:
+        flavours = [f for f in flavours if f in (card["module_flavours"] or flavours)]
+        row = load().architecture(card["compute_capability"]) if card["compute_capability"] else None
+        if row is not None and card["compute_capability_source"] != "range":
+            first = max(first, int(row["first_branch"] or 0))
+        if card["last_driver_branch"] is not None:
+            last = min(last or card["last_driver_branch"], card["last_driver_branch"])
+    names = ", ".join(sorted({str(c["name"] or c["pci_device_id"]) for c in gpu["gpus"]}))
+    return {"flavours": flavours, "first": first, "last": last, "names": names or "no card"}
+
+
+def _flavour(settings: Mapping[str, Any], branch: str, cards: Mapping[str, Any], offered: Sequence[str]) -> str:
+    """The flavour of the modules: as asked for, else the branch's own default that cards and source allow."""
+    if settings["flavour"] != "auto":
+        return str(settings["flavour"])
+    shipped = solver_rules.branch_flavours(load(), int(branch)) if branch else ["open", "proprietary"]
+    for allowed in (
+        [f for f in shipped if f in cards["flavours"] and f in offered],
+        [f for f in shipped if f in cards["flavours"]],
+        cards["flavours"],
+        shipped,
+    ):
+        if allowed:
+            return str(allowed[0])
+    return "open"
+
+
+def _method(
+    settings: Mapping[str, Any],
+    system: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    wish: Mapping[str, Any],
+    needs: Mapping[str, Any],
+) -> str:
+    """Where the driver comes from."""
+    if settings["method"] != "auto":
+        return str(settings["method"])
+    there = plan["installed"]["method"]
+    possible = []
+    offer = driver_table.offer(system)
+    row = driver_table.packages("distribution", system, wish["branch"]) if offer else None
+    if offer and row and (wish["branch"] in ("", *offer["branches"]) or offer["branches"] == [""]):
+        signed_missing = settings["secure_boot"] == "signed" and not row["signed"]
+        flavours = [f for f in needs["flavours"] if row[f]]
+        if flavours and not signed_missing and (row["fabricmanager"] or not needs["fabricmanager"]):
+            possible.append("distribution")
+    if driver_table.repository(system) and driver_table.packages("nvidia_repo", system, wish["branch"]):
+        possible.append("nvidia_repo")
+    if wish["version"] and (there == "runfile" or not possible):
+        possible.append("runfile")
+    if there in possible:
+        return str(there)
+    return possible[0] if possible else "nvidia_repo"
+
+
+# -- install ---------------------------------------------------------------------------------------------------------------
+
+
+def _install(
+    plan: dict[str, Any],
+    settings: Mapping[str, Any],
+    system: Mapping[str, Any],
+    gpu: Mapping[str, Any],
+    node: Mapping[str, Any],
+    wish: Mapping[str, Any],
+) -> dict[str, Any]:
+    cards = _cards(gpu)
+    switches = int(gpu["nvswitch"]["count"] or 0) if settings["fabricmanager"] == "auto" else 0
+    manager = str(system["package_manager"])
+    method = _method(settings, system, plan, wish, {"flavours": cards["flavours"], "fabricmanager": switches > 0})
+    branch = str(wish["branch"])
+    offer = driver_table.offer(system)
+    if method == "distribution" and not branch and offer:
+        branch = str(offer["branches"][0])
+    row = None if method == "runfile" else driver_table.packages(method, system, branch)
+    offered = [f for f in ("open", "proprietary") if row is None or row[f]]
+    flavour = _flavour(settings, branch, cards, offered)
+    there = plan["installed"]
+    foreign = there["method"] not in ("", method)
+    satisfied = (
+        not foreign
+        and wish["version"] in ("", there["version"])
+        and (branch in ("", there["version"].partition(".")[0]))
+    )
+    version = str(wish["version"] or (there["version"] if satisfied else ""))
+    plan.update(
+        action="install",
+        reason=_why(plan, gpu, wish, version),
+        method=method,
+        installer="runfile" if method == "runfile" else manager,
+        remove_installer="" if not foreign else ("runfile" if there["method"] == "runfile" else manager),
+        flavour=flavour,
+        branch=branch,
+        version=version,
+    )
+    signed = bool(row and settings["secure_boot"] == "signed" and row["signed"])
+    _name_packages(plan, settings, system, node, row, signed=signed, fabricmanager=switches > 0)
+    _name_sources(plan, settings, system, node)
+    if method == "runfile":
+        _name_runfile(plan, settings, system)
+    _name_build(plan, settings, system, node, signed=signed)
+    _name_services(plan, settings, gpu, row, fabricmanager=switches > 0)
+    _name_files(plan, settings)
+    driver = gpu["driver"]
+    plan["reboot_wanted"] = driver["loaded"] and driver["versions_match"] is False
+    plan["preflight"] = driver_preflight.checks(plan, settings, system, gpu, node, cards, row)
+    plan["items"] = items(plan, settings, gpu)
+    return plan
+
+
+def _why(plan: Mapping[str, Any], gpu: Mapping[str, Any], wish: Mapping[str, Any], version: str) -> str:
+    there = plan["installed"]["version"]
+    wanted = wish["version"] or (f"branch {wish['branch']}" if wish["branch"] else "the source's own branch")
+    if not there:
+        return f"there is no driver; wanted is {wanted}"
+    if version == there:
+        return f"driver {there} is managed by this role ({gpu['state']})"
+    return f"driver {there} is there; wanted is {wanted}"
+
+
+def _name_packages(
+    plan: dict[str, Any],
+    settings: Mapping[str, Any],
+    system: Mapping[str, Any],
+    node: Mapping[str, Any],
+    row: Mapping[str, Any] | None,
+    *,
+    signed: bool,
+    fabricmanager: bool,
+) -> None:
+    """Packages, those that must not be there, pins and holds."""
+    flavour, branch, version = plan["flavour"], plan["branch"], plan["version"]
+    if row is None or not row[flavour]:
+        return
+    fill: Callable[[str], str] = lambda name: name.format(branch=branch, kernel=system["kernel"])  # noqa: E731
+    modules = row["signed"][flavour] if signed else row[flavour]
+    scope = row["headless" if settings["headless"] else "desktop"]
+    hold = bool(settings["hold"])
+    coupled = [*(modules or {}).get("coupled", []), *scope["coupled"]]
+    loose = [*(modules or {}).get("loose", []), *scope["loose"]]
+    if settings["persistenced"]:
+        loose += row["persistenced"]
+    if fabricmanager and row["fabricmanager"]:
+        coupled.append(row["fabricmanager"])
+    number = f"{version}-*" if version else (f"{branch}.*" if branch else "")
+    if system["package_manager"] == "pacman":
+        number = ""
+    plan["packages"] = [
+        {"name": fill(name), "version": number, "hold": hold, "coupled": True} for name in dict.fromkeys(coupled)
+    ] + [{"name": fill(name), "version": "", "hold": hold, "coupled": False} for name in dict.fromkeys(loose)]
+    wanted = {p["name"] for p in plan["packages"]}
+    others = []
+    for other in ("open", "proprietary"):
+        for way in (row[other], (row["signed"] or {}).get(other)):
+            others += [fill(n) for n in [*(way or {}).get("coupled", []), *(way or {}).get("loose", [])]]
+    known = driver_node.installed_driver(node, driver_table.known_packages(plan["package_manager"]))
+    if branch:
+        others += [n for n in known if _other_branch(n, branch)]
+    plan["absent_packages"] = sorted(set(others) - wanted)
+    plan["holds"] = [p["name"] for p in plan["packages"] if p["hold"]]
+    if row["stream"]:
+        repository = driver_table.repository(system)
+        if repository is not None and repository["modular"] and node["dnf_modules"]:
+            plan["stream"] = fill(row["stream"][f"signed_{flavour}" if signed else flavour])
+    if plan["package_manager"] != "apt":
+        return
+    if row["pinning_package_from"] and branch.isdigit() and int(branch) >= int(row["pinning_package_from"]):
+        plan["pins"] = [f"nvidia-driver-pinning-{settings['version'] or branch}"]
+    pinned = [f"src:{fill(name)}" for name in row["pin_sources"]] + list(row["pin_globs"])
+    if pinned and not plan["pins"] and settings["hold"]:
+        plan["preferences"] = {
+            "path": driver_files.PREFERENCES,
+            "packages": pinned,
+            "version": version or (f"{branch}.*" if branch else ""),
+        }
+
+
+def _other_branch(name: str, branch: str) -> bool:
+    """Whether a package's name carries another branch's number."""
+    numbers = [part for part in name.replace(".", "-").split("-") if part.isdigit() and len(part) == 3]
+    return bool(numbers) and branch not in numbers
+
+
+def _name_sources(
+    plan: dict[str, Any], settings: Mapping[str, Any], system: Mapping[str, Any], node: Mapping[str, Any]
+) -> None:
+    """Repositories and their keys."""
+    if plan["method"] == "distribution" and system["distribution"] == "Debian":
+        places, enabled = driver_files.debian_sources(node["targets"], str(system["codename"]))
+        wanted = ["contrib", "non-free", *(["non-free-firmware"] if _number(system) >= 12 else [])]
+        missing = [component for component in wanted if component not in enabled]
+        if not places and missing:
+            plan["notes"] = ["no-debian-source"] if node["known"] else []
+        if places and missing:
+            text = "\n".join(
+                driver_files.deb822(place["uris"], place["suites"], missing, place["signed_by"]).removeprefix(
+                    "" if not number else driver_files.HEADER
+                )
+                for number, place in enumerate(places)
+            )
+            plan["sources"] = [_source("debian-non-free", "deb822", driver_files.DEBIAN_SOURCE, text, "")]
+        return
+    if plan["method"] != "nvidia_repo":
+        return
+    row = driver_table.repository(system)
+    if row is None:
+        return
+    machine = driver_table.table()["machines"].get(str(system["machine"]), str(system["machine"]))
+    folder = str(row["folder"]).format(major=_number(system))
+    base = f"{str(settings['repo_base_url']).rstrip('/')}/{folder}/{machine}/"
+    turn = functools.partial(candidates, profile=settings["mirror_profile"], overrides=settings["mirror_overrides"])
+    key_url = settings["repo_key_url"] or base + row["key"]
+    path = driver_files.APT_KEY if row["kind"] == "deb822" else driver_files.RPM_KEY
+    fingerprints = list(settings["repo_key_fingerprints"]) or driver_table.fingerprints(str(row["key"]))
+    plan["keys"] = [{"urls": turn(key_url), "path": path, "fingerprints": fingerprints}]
+    if row["kind"] == "deb822":
+        text = driver_files.deb822(turn(base)[:1], ["/"], [], path)
+        plan["sources"] = [_source("nvidia", "deb822", driver_files.NVIDIA_SOURCE, text, path)]
+    else:
+        text = driver_files.yum("gpufleet-nvidia", "NVIDIA driver", turn(base)[0], path)
+        plan["sources"] = [_source("nvidia", "rpm", driver_files.NVIDIA_REPO, text, path)]
+
+
+def _source(name: str, kind: str, path: str, content: str, key: str) -> dict[str, str]:
+    return {"name": name, "kind": kind, "path": path, "content": content, "key": key}
+
+
+def _number(system: Mapping[str, Any]) -> int:
+    first = str(system["distribution_version"]).partition(".")[0]
+    return int(first) if first.isdigit() else 0
+
+
+def _name_runfile(plan: dict[str, Any], settings: Mapping[str, Any], system: Mapping[str, Any]) -> None:
+    version = plan["version"]
+    url = settings["runfile_url"] or driver_table.runfile_url(version, str(system["machine"]))
+    known = {str(r["version"]): str(r["sha256"]) for r in load().drivers["releases"]}
+    sha256 = settings["runfile_sha256"] or (known.get(version, "") if system["machine"] == "x86_64" else "")
+    options = driver_table.runfile_options(int(plan["branch"]), plan["flavour"], bool(settings["headless"]))
+    plan["runfile"] = {
+        "urls": candidates(url, settings["mirror_profile"], settings["mirror_overrides"]),
+        "sha256": str(sha256),
+        "name": urlsplit(url).path.rpartition("/")[2],
+        "version": version,
+        "options": options + [f"--tmpdir={settings['runfile_tmpdir']}", *settings["runfile_options"]],
+    }
+
+
+def _name_build(
+    plan: dict[str, Any],
+    settings: Mapping[str, Any],
+    system: Mapping[str, Any],
+    node: Mapping[str, Any],
+    *,
+    signed: bool,
+) -> None:
+    """What a build on the node needs."""
+    if signed:
+        return
+    manager = plan["package_manager"]
+    given = settings["kernel_headers"]
+    plan["build"] = True
+    plan["headers"] = driver_table.headers_package(system, manager) if given == "auto" else str(given)
+    plan["build_packages"] = driver_table.build_packages(manager)
+    compiler = driver_node.kernel_compiler(node["proc_version"])
+    if manager == "apt" and given == "auto" and compiler:
+        plan["build_packages"] = [*plan["build_packages"], compiler]
+
+
+def _name_services(
+    plan: dict[str, Any],
+    settings: Mapping[str, Any],
+    gpu: Mapping[str, Any],
+    row: Mapping[str, Any] | None,
+    *,
+    fabricmanager: bool,
+) -> None:
+    loaded = bool(gpu["driver"]["loaded"])
+    # The runfile brings the program and only an example of a unit.
+    if settings["persistenced"] and row is not None and row["persistenced"]:
+        plan["services"] = [{"name": "nvidia-persistenced.service", "enabled": True, "active": loaded}]
+    if fabricmanager and row is not None and row["fabricmanager"]:
+        unit = {"name": "nvidia-fabricmanager.service", "enabled": True, "active": loaded}
+        plan["services"] = [*plan["services"], unit]
+
+
+def _name_files(plan: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    files = []
+    if settings["nouveau"] == "disable":
+        files.append(driver_files.nouveau())
+    if plan["package_manager"] == "apt" and plan["packages"] and settings["unattended_upgrades_blacklist"]:
+        files.append(driver_files.unattended())
+    pin = plan["preferences"]
+    if pin["path"] and pin["version"]:
+        files.append(driver_files.preferences(pin["packages"], pin["version"]))
+    for service in plan["services"]:
+        persistence = service["name"].startswith("nvidia-persistenced")
+        path = driver_files.PERSISTENCED if persistence else driver_files.FABRICMANAGER
+        files.append(
+            driver_files.drop_in(path, "/proc/driver/nvidia/version" if persistence else "/dev/nvidia-nvswitchctl")
+        )
+    plan["files"] = files
+
+
+# -- what observe looks at -------------------------------------------------------------------------------------------------
+
+# Which module is built for each kernel: "ok", or what is there instead. $1 version ("" any), $2 "running" or "all".
+MODULE_SCRIPT = """\
+case $2 in running) set -- "$1" "$(uname -r)" ;; *) set -- "$1" $(cd /lib/modules 2>/dev/null && ls) ;; esac
+want=$1; shift; seen=
+for k in "$@"; do
+  [ -e "/lib/modules/$k/build" ] || [ "$k" = "$(uname -r)" ] || continue
+  [ -d "/lib/modules/$k" ] || continue
+  f=$(find "/lib/modules/$k" -name 'nvidia*.ko*' 2>/dev/null |
+    grep -E '/nvidia(-current|-tesla-470)?(-open)?\\.ko(\\.[gx]z|\\.zst)?$' | head -n 1)
+  [ -n "$f" ] || { echo "no module for $k"; exit; }
+  v=$(modinfo -F version "$f" 2>/dev/null)
+  [ -z "$want" ] || [ "$v" = "$want" ] || { echo "module $v for $k"; exit; }
+  seen=1
+done
+[ -n "$seen" ] && echo ok || echo "no kernel to build for"
+"""
+
+
+def items(plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What gpufleet.llm.observe shall look at."""
+    manager = {"dnf": "rpm", "apt": "dpkg"}.get(plan["package_manager"], plan["package_manager"])
+    out: list[dict[str, Any]] = []
+    for package in plan["packages"]:
+        item = {"kind": "package", "name": package["name"], "state": "present", "manager": manager}
+        if package["version"]:
+            item["version"] = package["version"]
+        if manager == "dpkg":
+            item["hold"] = package["hold"]
+        out.append(item)
+    for name in [
+        *plan["pins"],
+        *([plan["headers"]] if plan["headers"] and settings["kernel_headers"] != "auto" else []),
+    ]:
+        out.append({"kind": "package", "name": name, "state": "present", "manager": manager})
+    out += [{"kind": "package", "name": n, "state": "absent", "manager": manager} for n in plan["absent_packages"]]
+    out += [{"kind": "file", "owner": "root", "group": "root", **f} for f in plan["files"]]
+    for source in plan["sources"]:
+        out.append(
+            {
+                "kind": "file",
+                "path": source["path"],
+                "content": source["content"],
+                "owner": "root",
+                "group": "root",
+                "mode": "0644",
+            }
+        )
+    out += [{"kind": "key", "path": k["path"], "fingerprints": k["fingerprints"]} for k in plan["keys"]]
+    out += [
+        {"kind": "unit", "name": s["name"], "enabled": s["enabled"], **({"active": True} if s["active"] else {})}
+        for s in plan["services"]
+    ]
+    if plan["method"] == "runfile":
+        out.append(_library_item(str(plan["version"])))
+    if plan["build"] or plan["method"] == "runfile":
+        scope = "running" if settings["kernel_headers"] == "auto" else "all"
+        argv = ["/bin/sh", "-c", MODULE_SCRIPT, "sh", plan["version"], scope]
+        out.append({"kind": "command", "key": "module:built", "argv": argv, "stdout": "ok"})
+    if plan["installed"]["version"] and gpu["driver"]["flavour"] not in (None, plan["flavour"]):
+        # The module of the other flavour is loaded or installed: never as wanted.
+        out.append({"kind": "command", "key": "module:flavour", "argv": ["/bin/false"]})
+    return out
+
+
+def _library_item(version: str) -> dict[str, Any]:
+    script = 'for f in /usr/lib*/libnvidia-ml.so.[0-9]*.* /usr/lib/*/libnvidia-ml.so.[0-9]*.*; do [ -f "$f" ] && echo "${f##*.so.}"; done | sort -u'
+    return {"kind": "command", "key": "library:version", "argv": ["/bin/sh", "-c", script], "stdout": version}
+
+
+# -- remove ----------------------------------------------------------------------------------------------------------------
+
+
+def _remove(
+    plan: dict[str, Any], system: Mapping[str, Any], node: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All packages of a driver that this role can have installed, and its files."""
+    manager = str(system["package_manager"])
+    found = driver_node.installed_driver(node, driver_table.known_packages(manager))
+    pins = [name for name in node["packages"] if name.startswith("nvidia-driver-pinning-")]
+    names = sorted({*found, *pins})
+    there = plan["installed"]["method"]
+    mine = {"dnf": "rpm", "apt": "dpkg"}.get(manager, manager)
+    looks = [{"kind": "package", "name": n, "state": "absent", "manager": mine} for n in names]
+    left = [path for path in driver_files.OWN if path != driver_files.NOUVEAU or settings["nouveau_back"]]
+    looks += [{"kind": "absent", "path": p} for p in [*left, driver_files.APT_KEY, driver_files.RPM_KEY]]
+    if there == "runfile":
+        looks.append({"kind": "absent", "path": "/usr/bin/nvidia-uninstall"})
+    return {
+        **plan,
+        "action": "remove",
+        "reason": f"driver {plan['installed']['version'] or 'none'} is there; wanted is none",
+        "method": there,
+        "installer": "runfile" if there == "runfile" else manager,
+        "remove_installer": "runfile" if there == "runfile" else manager,
+        "absent_packages": names,
+        "items": looks,
+    }
+
+
+def own_address(host: str) -> bool:
+    """Whether a host's name says that it is the controller itself."""
+    if host in ("localhost", "localhost.localdomain", ""):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

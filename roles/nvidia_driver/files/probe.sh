@@ -1,0 +1,79 @@
+# What the decision needs to know besides gpu_facts. Reads only; answered in sections, one fact per line.
+# Arguments: the folder that a runfile would use, then the files that are this role's.
+export LC_ALL=C
+tmpdir=$1
+shift
+kernel=$(uname -r)
+
+echo "== packages"
+if command -v dpkg-query >/dev/null; then
+    dpkg-query -W -f '${db:Status-Abbrev}|${Package}|${Version}\n' '*nvidia*' 'libcuda*' 'cuda-drivers*' 'linux-image*' \
+        'linux-headers*' dkms 2>/dev/null | tr -d ' ' | tr '|' ' '
+elif command -v pacman >/dev/null && [ ! -x /usr/bin/rpm ]; then
+    pacman -Q 2>/dev/null | grep -E 'nvidia|cuda|^linux|^dkms' | sed 's/^/ii /'
+elif command -v rpm >/dev/null; then
+    rpm -qa --qf 'ii %{NAME} %|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\n' '*nvidia*' 'cuda-drivers*' 'kernel*' dkms
+fi
+
+echo "== own"
+for file in "$@"; do [ -e "$file" ] && echo "$file"; done
+
+echo "== recorded"
+cat /var/lib/gpufleet/nvidia_driver/installed_packages 2>/dev/null
+
+echo "== uninstaller"
+[ -x /usr/bin/nvidia-uninstall ] && { [ -x /usr/bin/dpkg ] && dpkg -S /usr/bin/nvidia-uninstall >/dev/null 2>&1 || echo /usr/bin/nvidia-uninstall; }
+
+# The persistence daemon and the fabric manager are the driver's own; they are stopped before a change.
+echo "== users"
+find /proc/[0-9]*/fd -maxdepth 1 -lname '/dev/nvidia*' 2>/dev/null | cut -d/ -f3 | sort -un | while read -r pid; do
+    name=$(cat "/proc/$pid/comm" 2>/dev/null)
+    case $name in nvidia-persiste*|nv-fabricmanage*|'') ;; *) echo "$pid $name" ;; esac
+done
+
+echo "== display"
+systemctl is-active display-manager.service 2>/dev/null | grep -x active
+
+echo "== initramfs"
+for tool in update-initramfs dracut mkinitcpio; do command -v "$tool" >/dev/null && echo "$tool"; done
+
+echo "== container"
+systemd-detect-virt --container 2>/dev/null | grep -vx none
+
+echo "== machine_id"
+cat /etc/machine-id 2>/dev/null
+
+echo "== boot_id"
+cat /proc/sys/kernel/random/boot_id 2>/dev/null
+
+echo "== proc_version"
+cat /proc/version
+
+echo "== boot"
+ls -d /boot/vmlinuz-* 2>/dev/null
+
+echo "== modules"
+for folder in /lib/modules/*; do [ -e "$folder/build/Makefile" ] && echo "${folder##*/}"; done
+
+echo "== disk"
+for path in /usr /var /boot "$tmpdir"; do [ -d "$path" ] && df -Pk "$path" | awk -v p="$path" 'NR == 2 {print p, $4}'; done
+
+echo "== tmp_noexec"
+findmnt -n -o OPTIONS --target "$tmpdir" 2>/dev/null | tr ',' '\n' | grep -x noexec
+
+if command -v apt-get >/dev/null && [ -d /etc/apt ]; then
+    echo "== headers_candidate"
+    apt-cache policy "linux-headers-$kernel" 2>/dev/null | awk '/Candidate:/ && $2 != "(none)" {print $2}'
+    echo "== audit"
+    dpkg --audit 2>/dev/null | head -n 5
+    echo "== targets"
+    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
+        [ -r "$file" ] && { echo "|# $file"; sed 's/^/|/' "$file"; echo "|"; }
+    done
+elif command -v dnf >/dev/null; then
+    echo "== headers_candidate"
+    [ -e "/lib/modules/$kernel/build/Makefile" ] && echo installed
+    echo "== dnf_modules"
+    ls /usr/lib/python3*/site-packages/dnf/cli/commands/module.py /usr/lib/python3/dist-packages/dnf/cli/commands/module.py 2>/dev/null
+fi
+exit 0
