@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import pki, stage_conda, stage_models, stage_packages, stage_python
+from . import pki, stage_conda, stage_models, stage_nvidia, stage_packages, stage_python
 from .host import CACHE, FLEET_DIR, FleetError, lock, podman, say, wait_for
 
 SERVER = FLEET_DIR / "depot"
@@ -46,6 +46,7 @@ PARTS = {
         stage_packages.inputs,
         {"apt": "apt", "rpm": "rpm", "pacman": "pacman", "keys": "keys"},
     ),
+    "nvidia": Part(stage_nvidia.stage, stage_nvidia.inputs, {"nvidia": "."}),
 }
 
 
@@ -89,10 +90,12 @@ def facts(roots: dict[str, Path]) -> dict[str, Any]:
     """Inventory variables that only these contents can tell.
 
     `fleet_depot`: {"installers": {file: {"sha256", "size", "conda"}}, "keys": {file: [fingerprint]}, "git": {repository:
-    [commits, oldest first]}, "models": {repository: revision}}. The signing key of the nginx repositories is made with
+    [commits, oldest first]}, "models": {repository: revision}, "nvidia": {"fingerprint", "runfiles": {path: {"sha256",
+    "size"}}, "versions"}}. The signing key of the nginx repositories is made with
     them, so its fingerprint is handed to the role by its own variable, as any site with its own repository does.
     """
     keys = stage_packages.fingerprints(roots["keys"])
+    nvidia = stage_nvidia.facts(roots["nvidia"])
     models = json.loads((roots["models"] / "index.json").read_text(encoding="utf-8"))
     return {
         "fleet_depot": {
@@ -100,8 +103,10 @@ def facts(roots: dict[str, Path]) -> dict[str, Any]:
             "keys": keys,
             "git": json.loads((roots["git"] / "index.json").read_text(encoding="utf-8")),
             "models": {name: entry["revision"] for name, entry in models.items()},
+            "nvidia": nvidia,
         },
         "nginx_key_fingerprints": keys["nginx_signing.key"],
+        "nvidia_driver_repo_key_fingerprints": [nvidia["fingerprint"]],
     }
 
 

@@ -207,6 +207,30 @@ def drop_namespace() -> None:
     shutil.rmtree(NAMESPACE, ignore_errors=True)
 
 
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+
+
+def raise_limits() -> None:
+    """Each systemd needs some inotify instances, and the kernel's 128 are root's on the whole machine: allow more.
+
+    The value that was there comes back with the last fleet (restore_limits).
+    """
+    if int(INOTIFY.read_text(encoding="utf-8")) < 1024:
+        NAMESPACE.mkdir(exist_ok=True)
+        saved = NAMESPACE / "max_user_instances"
+        if not saved.exists():
+            saved.write_text(INOTIFY.read_text(encoding="utf-8"), encoding="utf-8")
+        INOTIFY.write_text("1024\n", encoding="utf-8")
+
+
+def restore_limits() -> None:
+    """Undo raise_limits."""
+    saved = NAMESPACE / "max_user_instances"
+    if saved.exists():
+        INOTIFY.write_text(saved.read_text(encoding="utf-8"), encoding="utf-8")
+        saved.unlink()
+
+
 def containers_conf() -> Path:
     """The podman configuration all calls share: limits this machine may set, and a runtime that runs systemd."""
     lines = [

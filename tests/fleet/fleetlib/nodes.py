@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import depot, gpu, images, pki
+from . import depot, gpu, host, images, pki
 from .host import FLEETS, FleetError, drop_namespace, podman, podman_argv, run, say, wait_for
 
 GPUS = ("none", "t4", "p100", "gtx1060", "h100", "h100-mig", "mismatch", "lost")
@@ -111,6 +111,7 @@ def up(fleet: Fleet, nodes: list[Node], with_depot: bool) -> Path:
     tags = {image: images.build(image) for image in {node.image for node in nodes}}
     roots = depot.build_contents() if with_depot else {}
     down(fleet)  # whatever a killed start has left
+    host.raise_limits()
     fleet.folder.mkdir(parents=True)
     try:
         podman("network", "create", "--disable-dns", "--label", f"gpufleet.fleet={fleet.name}", fleet.network)
@@ -277,6 +278,8 @@ def down(fleet: Fleet) -> None:
         podman("network", "rm", "--force", fleet.network)
     if fleet.folder.exists():
         shutil.rmtree(fleet.folder)
+    if not podman("ps", "--all", "--quiet", "--filter", "label=gpufleet.fleet").stdout.strip():
+        host.restore_limits()
 
 
 def all_fleets() -> list[Fleet]:

@@ -271,7 +271,7 @@ def noarch_package(wheel: Path) -> Package:
     """A pure-Python wheel as a `noarch: python` package."""
     name, version = wheel.name.split("-")[:2]
     inside = wheel_files(wheel)
-    files: Files = {f"site-packages/{path}": data for path, data in inside.items() if not path.endswith("/RECORD")}
+    files: Files = {f"site-packages/{path}": data for path, data in inside.items()}
     # conda lists what has an INSTALLER of its own name as its package, everything else as pip's.
     dist_info = next(path.split("/")[0] for path in inside if path.endswith(".dist-info/METADATA"))
     files[f"site-packages/{dist_info}/INSTALLER"] = b"conda\n"
