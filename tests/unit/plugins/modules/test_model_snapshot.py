@@ -323,3 +323,14 @@ def test_two_places_of_one_name_are_asked_in_order(call):
         ("huggingface", "e1", "a/b"), ("huggingface", "e1", "c/d"), ("huggingface", "e2", "a/b"), ("huggingface", "e2", "c/d"),
         ("modelscope", "m1", "m/s"),
     ]  # fmt: skip
+
+
+def test_a_heal_that_fails_leaves_no_record_to_believe(call, hub, weights):
+    call()
+    with (weights / "w.safetensors").open("r+b") as stream:
+        stream.write(b"X")
+    hub.fault({"path": "FilePath=w.safetensors", "status": 404})
+    assert call()["failed"]
+    assert not (weights / ".gpufleet/verified.json").exists()
+    hub.fault()
+    assert call()["complete"] and (weights / "w.safetensors").read_bytes() == BIG
