@@ -15,9 +15,9 @@ from ansible_collections.gpufleet.llm.plugins.plugin_utils import catalog_node
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.lock import LockError, parse_lock
 
 
-def catalog(wanted: Any, dirs: list[str]) -> list[dict[str, Any]]:
+def catalog(wanted: Any, dirs: list[str], precisions: dict[str, str] | None = None) -> list[dict[str, Any]]:
     """The models that are wanted, each with all keys."""
-    return shelf.wanted_models(wanted, dirs)
+    return shelf.wanted_models(wanted, dirs, precisions)
 
 
 def catalog_removed(names: list[str], dirs: list[str]) -> list[dict[str, str]]:

@@ -295,10 +295,12 @@ def fingerprint(model: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
-def _one(entry: Any, folders: Mapping[str, str]) -> dict[str, Any]:
+def _one(entry: Any, folders: Mapping[str, str], precisions: Mapping[str, str]) -> dict[str, Any]:
     """One model as an inventory wants it."""
     wanted: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry or {})
     name = wanted.get("name")
+    if wanted.get("precision", "auto") == "auto" and name in precisions:
+        wanted["precision"] = precisions[name]
     if not isinstance(name, str) or name not in folders:
         raise CatalogError(
             f"there is no model {name!r} in the catalogue; it has: {', '.join(sorted(folders)) or 'none'}"
@@ -351,16 +353,19 @@ def _one(entry: Any, folders: Mapping[str, str]) -> dict[str, Any]:
     return model
 
 
-def wanted_models(wanted: Any, dirs: Iterable[str]) -> list[dict[str, Any]]:
+def wanted_models(
+    wanted: Any, dirs: Iterable[str], precisions: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
     """The models that an inventory wants, each with every key, in the order of the inventory.
 
     C(wanted) is a list of names, or of mappings with C(name) and whatever shall differ from the catalogue. Models that
-    name the same C(python.environment) share it and must have the same lock. Raises CatalogError.
+    name the same C(python.environment) share it and must have the same lock. C(precisions) (name to precision) is what a
+    plan chose; it counts where the inventory leaves the precision open. Raises CatalogError.
     """
     if not isinstance(wanted, (list, tuple)):
         raise CatalogError(f"a list of models is wanted, found {type(wanted).__name__}")
     folders = names(dirs)
-    models = [_one(entry, folders) for entry in wanted]
+    models = [_one(entry, folders, precisions or {}) for entry in wanted]
     seen: dict[str, str] = {}
     environments: dict[str, dict[str, Any]] = {}
     for model in models:

@@ -144,6 +144,15 @@ def test_overrides_are_merged_key_by_key():
     assert model["smoke"]["kind"] == "chatglm"
 
 
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [("chatglm3_6b", "int4"), ({"name": "chatglm3_6b", "precision": "int8"}, "int8"), ("tiny_qwen2", "auto")],
+)
+def test_what_a_plan_chose_counts_where_the_inventory_leaves_it_open(wanted, expected):
+    (model,) = catalog.wanted_models([wanted], [str(SHELF)], {"chatglm3_6b": "int4"})
+    assert model["precision"] == expected
+
+
 def test_another_revision_leaves_the_known_hashes_behind():
     other = {"name": "tiny_qwen2", "weights": {"revision": "1" * 40}}
     (model,) = catalog.wanted_models([other], [str(SHELF)])
