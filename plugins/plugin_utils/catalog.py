@@ -300,7 +300,7 @@ def _one(entry: Any, folders: Mapping[str, str], precisions: Mapping[str, str]) 
     wanted: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry or {})
     name = wanted.get("name")
     if wanted.get("precision", "auto") == "auto" and name in precisions:
-        wanted["precision"] = precisions[name]
+        wanted["precision"] = precisions[str(name)]
     if not isinstance(name, str) or name not in folders:
         raise CatalogError(
             f"there is no model {name!r} in the catalogue; it has: {', '.join(sorted(folders)) or 'none'}"
