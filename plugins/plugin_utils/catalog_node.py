@@ -188,6 +188,13 @@ def _missing_bytes(model: Model, found: Mapping[str, Any]) -> int:
     return max(0, int(weights["total_bytes"]) - int(found.get("bytes", 0)))
 
 
+def _device(environment: str, models: Iterable[Model]) -> str:
+    """Where an environment's torch is to be tried: C(cpu) when its build or all its models know no card, else C(auto)."""
+    users = [model for model in models if model["python"]["environment"] == environment]
+    builds = {str(model["python"]["requirements"].get("torch", "")) for model in users}
+    return "cpu" if all(b.endswith("+cpu") for b in builds) or all(m["device"] == "cpu" for m in users) else "auto"
+
+
 def work(models: Iterable[Model], settings: Settings, seen: Mapping[str, Any], force: bool = False) -> dict[str, Any]:
     """What to do about what C(observe) found: C(code), C(environments), C(weights), C(smoke) (lists), C(tools) (bool).
 
@@ -211,6 +218,7 @@ def work(models: Iterable[Model], settings: Settings, seen: Mapping[str, Any], f
                 "prefix": where["environment"],
                 "python": _python_argument(model, settings),
                 "lock": model["python"]["lock"],
+                "device": _device(environment, models),
             }
             if found.get(f"environment:{environment}", {}).get("state") in (None, "absent"):
                 needed += int(model["python"]["installed_bytes"])

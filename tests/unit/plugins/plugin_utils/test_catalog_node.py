@@ -114,6 +114,16 @@ def test_a_healed_environment_is_asked_again_for_every_model_in_it():
     assert [(row["name"], row["again"]) for row in work["smoke"]] == [("tiny_qwen2", True), ("tiny_whisper", True)]
 
 
+@pytest.mark.parametrize(
+    ("model", "device", "expected"),
+    [("tiny_qwen2", "auto", "cpu"), ("qwen1_5_0_5b_chat", "auto", "auto"), ("qwen1_5_0_5b_chat", "cpu", "cpu")],
+)
+def test_torch_is_tried_where_its_models_run(model, device, expected):
+    wanted = [{**one, "device": device} for one in models(model)]
+    work = catalog_node.work(wanted, SETTINGS, looked([f"environment:{wanted[0]['python']['environment']}"]))
+    assert [row["device"] for row in work["environments"]] == [expected]
+
+
 def test_only_missing_bytes_count_and_too_few_free_ones_are_told():
     wanted = models("tiny_whisper")
     found = {"weights:tiny_whisper": {"missing": ["model.safetensors"], "changed": ["config.json"]}}
