@@ -169,6 +169,21 @@ def test_a_killed_installation_is_done_again(node: Any, play: Any) -> None:
         node.check_output(f"rm -rf {PREFIX} {PREFIX}.gpufleet-incomplete && mv {PREFIX}.aside {PREFIX}")
 
 
+def test_another_distribution_and_version_in_place_and_back(node: Any, play: Any, around: Around) -> None:
+    other = {"anaconda_distribution": "anaconda", "anaconda_version": "2023.09-0", "anaconda_min_free_mib": "512",
+             "anaconda_sha256": around.facts["installers"]["Anaconda3-2023.09-0-Linux-x86_64.sh"]["sha256"]}  # fmt: skip
+    node.check_output(f"mkdir -p {PREFIX}/envs/kept && touch {PREFIX}/envs/kept/file")
+    try:
+        assert play(other).rc == 0
+        assert node.check_output(f"{PREFIX}/bin/conda --version") == "conda 23.7.4"
+        assert max(play(other).changed.values()) == 0
+        assert play().rc == 0
+        assert node.check_output(f"{PREFIX}/bin/conda --version") == "conda 24.7.1"
+        assert node.file(f"{PREFIX}/envs/kept/file").exists
+    finally:
+        node.check_output(f"rm -rf {PREFIX}/envs/kept")
+
+
 def test_an_unmarked_half_made_prefix_is_replaced_and_a_foreign_one_is_not(node: Any, play: Any) -> None:
     other = "/opt/gpufleet/other"
     extra = {"anaconda_prefix": other, "anaconda_profile": False, "anaconda_init_users": []}
