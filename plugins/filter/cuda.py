@@ -29,6 +29,23 @@ def cuda_work(
     return cuda.work(plain(plan), plain(look), plain(gpu or {}), plain(settings))
 
 
+def cuda_result(
+    plan: Mapping[str, Any],
+    first: Mapping[str, Any],
+    last: Mapping[str, Any],
+    done: Mapping[str, Any],
+    compiled: Mapping[str, Any] | None = None,
+    check_mode: bool = False,
+) -> dict[str, Any]:
+    """The fact that the role leaves."""
+    return cuda.result(plain(plan), plain(first), plain(last), plain(done), plain(compiled or {}), bool(check_mode))
+
+
+def cuda_package_specs(toolkits: Iterable[Mapping[str, Any]], manager: str) -> list[str]:
+    """What apt-get, dnf or pacman is asked to install."""
+    return cuda.package_specs(plain(toolkits), str(manager))
+
+
 def cuda_transaction(output: str, manager: str, own: Iterable[str] = ()) -> dict[str, list[str]]:
     """What a simulated installation would do."""
     return cuda.transaction(str(output), str(manager), [str(name) for name in own])
@@ -51,7 +68,9 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name -> function."""
         return {
+            "cuda_package_specs": cuda_package_specs,
             "cuda_plan": cuda_plan,
+            "cuda_result": cuda_result,
             "cuda_transaction": cuda_transaction,
             "cuda_work": cuda_work,
             "nvidia_repository": nvidia_repository_of,

@@ -759,6 +759,21 @@ def gpu_rules(
 # -------------------------------------------------------------------------------------------------------- transaction
 
 
+def package_specs(toolkits: Iterable[Mapping[str, Any]], manager: str) -> list[str]:
+    """What apt-get, dnf or pacman is asked to install: a pinned update is written into the metapackage's name."""
+    specs = []
+    for toolkit in toolkits:
+        for name in toolkit["packages"]:
+            pinned = bool(toolkit["package_version"]) and name.startswith("cuda-toolkit-")
+            if pinned and manager == "apt":
+                specs.append(f"{name}={toolkit['package_version']}")
+            elif pinned and manager == "dnf":
+                specs.append(f"{name}-{toolkit['full']}")
+            else:
+                specs.append(name)
+    return specs
+
+
 def transaction(output: str, manager: str, own: Iterable[str] = ()) -> dict[str, list[str]]:
     """What a simulated installation would do.
 
@@ -789,3 +804,102 @@ def transaction(output: str, manager: str, own: Iterable[str] = ()) -> dict[str,
     else:
         install = [line.split()[0] for line in output.splitlines() if line.strip()]
     return {"install": install, "remove": remove, "driver": nvidia_repository.driver_packages(install, own)}
+
+
+# ------------------------------------------------------------------------------------------------------------- result
+
+
+def expected_runtime(release: str) -> str:
+    """What C(cudaRuntimeGetVersion) says of a release: C(12.4) -> C("12040")."""
+    major, minor = tables.release(release)
+    return str(1000 * major + 10 * minor)
+
+
+def _compiled(toolkit: Mapping[str, Any], said: Mapping[str, Any] | None) -> tuple[bool, str, str]:
+    """Whether a compiled program is a proof, with words and remedy."""
+    if said is None:
+        return True, "", ""
+    rc, out = int(said.get("rc") or 0), str(said.get("stdout") or "").strip()
+    err = str(said.get("stderr") or "").strip()
+    if rc == 77:
+        return True, f"; nothing compiled: {out}", ""
+    wanted = expected_runtime(toolkit["release"])
+    if rc == 0 and out.endswith(wanted):
+        return True, f"; a compiled program runs with runtime {wanted}", ""
+    words = (err or out).splitlines()
+    told = next((w for w in words if "error" in w.lower()), words[-1] if words else f"exit status {rc}")
+    if "unsupported GNU version" in err:
+        return (
+            False,
+            f"; nvcc refuses the host compiler: {told}",
+            "Install an older g++ and build with nvcc -ccbin g++-<version>.",
+        )
+    return (
+        False,
+        f"; a small program does not compile or run: {told}",
+        "Run the role with cuda_force: true to install it again.",
+    )
+
+
+def result(
+    plan: Mapping[str, Any],
+    first: Mapping[str, Any],
+    last: Mapping[str, Any],
+    done: Mapping[str, Any],
+    compiled: Mapping[str, Any],
+    check_mode: bool,
+) -> dict[str, Any]:
+    """The fact C(cuda_result).
+
+    @param plan: of C(decide). @param first, last: observe's results before and after. @param done: of C(work).
+    @param compiled: release -> C({rc, stdout, stderr}) of the compiled program.
+    """
+    seen, drift = last.get("seen") or {}, set(last.get("drift") or [])
+    checks: list[dict[str, Any]] = []
+    versions: dict[str, str] = {}
+    notes = list(done.get("notes") or [])
+    rest = set(drift)
+    for toolkit in plan["toolkits"]:
+        own = {*_touched(toolkit, drift), *(k for k in drift if toolkit["release"] in k or toolkit["prefix"] in k)}
+        rest -= own
+        look = parse_look(str((seen.get(toolkit["key"]) or {}).get("stdout") or ""))
+        if toolkit["state"] == "absent":
+            detail, ok, remedy = (f"differs: {', '.join(sorted(own))}" if own else "absent"), not own, ""
+        else:
+            version = look.get("version") or toolkit["full"] or toolkit["release"]
+            proof, words, remedy = _compiled(toolkit, compiled.get(toolkit["release"]))
+            ok = not own and proof
+            detail = (
+                f"differs: {', '.join(sorted(own))}"
+                if own
+                else f"{version} by {toolkit['method']} in {toolkit['prefix']}, nvcc {look.get('nvcc') or 'not asked for'}{words}"
+            )
+            if not own:
+                versions[f"cuda-{toolkit['release']}"] = version
+                if toolkit["cudnn"]:
+                    versions[f"cudnn-{toolkit['release']}"] = toolkit["cudnn"]["version"]
+        checks.append(
+            {"name": f"toolkit {toolkit['version']}", "ok": ok, "detail": detail, "remedy": remedy or _rerun(ok)}
+        )
+    if not plan["toolkits"]:
+        notes.append(
+            "no CUDA toolkit is asked for (cuda_toolkits); running models needs none, PyTorch brings its own libraries"
+        )
+    if rest or not checks:
+        ok = not rest
+        detail = f"differs: {', '.join(sorted(rest))}" if rest else "nothing to do"
+        checks.append({"name": "cuda", "ok": ok, "detail": detail, "remedy": _rerun(ok)})
+    return {
+        "role": "cuda",
+        "ok": all(c["ok"] for c in checks),
+        "changed": bool(first.get("differs")) and not check_mode,
+        "checks": checks,
+        "versions": versions,
+        "notes": notes,
+        "toolkits": {t["release"]: t["prefix"] for t in plan["toolkits"] if t["state"] == "present"},
+        "default": plan["default"],
+    }
+
+
+def _rerun(ok: bool) -> str:
+    return "" if ok else "Run the play without --check."

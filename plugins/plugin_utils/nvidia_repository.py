@@ -21,8 +21,11 @@ from ansible_collections.gpufleet.llm.plugins.plugin_utils import mirrors
 DATA = Path(__file__).resolve().parent / "data" / "nvidia_repository.yml"
 
 PATHS = {
-    "apt": {"file": "/etc/apt/sources.list.d/nvidia-gpufleet.sources", "key": "/etc/apt/keyrings/nvidia-gpufleet.asc"},
-    "rpm": {"file": "/etc/yum.repos.d/nvidia-gpufleet.repo", "key": "/etc/pki/rpm-gpg/RPM-GPG-KEY-nvidia-gpufleet"},
+    "apt": {
+        "file": "/etc/apt/sources.list.d/gpufleet-nvidia.sources",
+        "key": "/usr/share/keyrings/gpufleet-nvidia.asc",
+    },
+    "rpm": {"file": "/etc/yum.repos.d/gpufleet-nvidia.repo", "key": "/etc/pki/rpm-gpg/RPM-GPG-KEY-gpufleet-nvidia"},
 }
 # apt reads preferences in alphabetical order and takes the first record that names a package: this one comes last, so
 # whatever an operator or nvidia-driver-pinning-* says about the driver's packages wins.
@@ -123,7 +126,7 @@ def _apt_source(url: str, key_path: str) -> str:
 def _rpm_source(url: str, key_path: str) -> str:
     return (
         "# NVIDIA's packages, by the collection gpufleet.llm (roles nvidia_driver and cuda)\n"
-        "[nvidia-gpufleet]\nname=NVIDIA\n"
+        "[gpufleet-nvidia]\nname=NVIDIA\n"
         f"baseurl={url}\nenabled=1\ngpgcheck=1\ngpgkey=file://{key_path}\n"
     )
 
