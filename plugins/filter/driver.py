@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.gpufleet.llm.plugins.plugin_utils import driver, driver_node
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import driver, driver_files, driver_node, driver_outcome
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.mirrors import MirrorError
 
 
@@ -51,6 +51,24 @@ def driver_dkms_reason(log: str) -> str:
     return driver_node.dkms_reason(log)
 
 
+def driver_preferences(version: str, packages: list[str]) -> str:
+    """The text of apt's pin of one driver version."""
+    return driver_files.preferences(packages, version)["content"]
+
+
+def driver_result(
+    plan: Mapping[str, Any],
+    gpu: Mapping[str, Any],
+    seen: Mapping[str, Any],
+    container: str,
+    reboot: str,
+    changed: bool,
+    rebooted: bool,
+) -> dict[str, Any]:
+    """The role's result, and whether a reboot is required."""
+    return driver_outcome.outcome(plan, gpu, seen, container=container, reboot=reboot, changed=changed, rebooted=rebooted)
+
+
 class FilterModule:
     """What ansible-core loads."""
 
@@ -59,9 +77,11 @@ class FilterModule:
         functions = (
             driver_decision,
             driver_dkms_reason,
+            driver_preferences,
             driver_probe,
             driver_rehearsal,
             driver_removable,
+            driver_result,
             driver_versions,
         )
         return {function.__name__: function for function in functions}

@@ -307,6 +307,7 @@ def _install(
     foreign = there["method"] not in ("", method)
     satisfied = (
         not foreign
+        and _complete(gpu)
         and wish["version"] in ("", there["version"])
         and (branch in ("", there["version"].partition(".")[0]))
     )
@@ -334,6 +335,16 @@ def _install(
     plan["preflight"] = driver_preflight.checks(plan, settings, system, gpu, node, cards, row)
     plan["items"] = items(plan, settings, gpu)
     return plan
+
+
+def _complete(gpu: Mapping[str, Any]) -> bool:
+    """Whether the installed driver has a module, built for this kernel or for another: it is worth to stay at its version."""
+    driver = gpu["driver"]
+    library = driver["library_version"]
+    if library is None or driver["module_version"] == library or driver["loaded_version"] == library:
+        return bool(driver["module_version"])
+    built = any(d["version"] == library and d["state"] in ("built", "installed") for d in gpu["dkms"] or [])
+    return built or bool(driver["other_kernels"])
 
 
 def _why(plan: Mapping[str, Any], gpu: Mapping[str, Any], wish: Mapping[str, Any], version: str) -> str:
@@ -567,6 +578,10 @@ def items(plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapping[str
         out.append({"kind": "package", "name": name, "state": "present", "manager": manager})
     out += [{"kind": "package", "name": n, "state": "absent", "manager": manager} for n in plan["absent_packages"]]
     out += [{"kind": "file", "owner": "root", "group": "root", **f} for f in plan["files"]]
+    wanted = {f["path"] for f in plan["files"]} | {s["path"] for s in plan["sources"]}
+    for path in (driver_files.UNATTENDED, driver_files.PREFERENCES, driver_files.PERSISTENCED, driver_files.FABRICMANAGER):
+        if path not in wanted and not (path == driver_files.PREFERENCES and plan["preferences"]["path"]):
+            out.append({"kind": "absent", "path": path})
     for source in plan["sources"]:
         out.append(
             {
