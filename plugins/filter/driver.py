@@ -66,7 +66,9 @@ def driver_result(
     rebooted: bool,
 ) -> dict[str, Any]:
     """The role's result, and whether a reboot is required."""
-    return driver_outcome.outcome(plan, gpu, seen, container=container, reboot=reboot, changed=changed, rebooted=rebooted)
+    return driver_outcome.outcome(
+        plan, gpu, seen, container=container, reboot=reboot, changed=changed, rebooted=rebooted
+    )
 
 
 class FilterModule:

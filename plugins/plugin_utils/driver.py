@@ -39,7 +39,6 @@ The plan (always all keys; the tasks read C(__nvidia_driver_plan))::
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -50,6 +49,7 @@ from ansible_collections.gpufleet.llm.plugins.plugin_utils import (
     driver_node,
     driver_preflight,
     driver_table,
+    nvidia_repository,
     solver_rules,
 )
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.mirrors import candidates
@@ -272,7 +272,7 @@ def _method(
         flavours = [f for f in needs["flavours"] if row[f]]
         if flavours and not signed_missing and (row["fabricmanager"] or not needs["fabricmanager"]):
             possible.append("distribution")
-    if driver_table.repository(system) and driver_table.packages("nvidia_repo", system, wish["branch"]):
+    if driver_table.has_repository(system) and driver_table.packages("nvidia_repo", system, wish["branch"]):
         possible.append("nvidia_repo")
     if wish["version"] and (there == "runfile" or not possible):
         possible.append("runfile")
@@ -397,10 +397,8 @@ def _name_packages(
         others += [n for n in known if _other_branch(n, branch)]
     plan["absent_packages"] = sorted(set(others) - wanted)
     plan["holds"] = [p["name"] for p in plan["packages"] if p["hold"]]
-    if row["stream"]:
-        repository = driver_table.repository(system)
-        if repository is not None and repository["modular"] and node["dnf_modules"]:
-            plan["stream"] = fill(row["stream"][f"signed_{flavour}" if signed else flavour])
+    if row["stream"] and driver_table.modular(system) and node["dnf_modules"]:
+        plan["stream"] = fill(row["stream"][f"signed_{flavour}" if signed else flavour])
     if plan["package_manager"] != "apt":
         return
     if row["pinning_package_from"] and branch.isdigit() and int(branch) >= int(row["pinning_package_from"]):
@@ -441,23 +439,24 @@ def _name_sources(
         return
     if plan["method"] != "nvidia_repo":
         return
-    row = driver_table.repository(system)
-    if row is None:
+    try:
+        found = nvidia_repository.repository(
+            str(system["distribution"]),
+            str(system["os_family"]),
+            str(system["distribution_version"]),
+            str(system["machine"]),
+            base_url=str(settings["repo_base_url"]),
+            key_url=str(settings["repo_key_url"]),
+            fingerprints=settings["repo_key_fingerprints"],
+            profile=settings["mirror_profile"],
+            overrides=settings["mirror_overrides"],
+        )
+    except nvidia_repository.RepositoryError as error:
+        plan["notes"] = [str(error)]
         return
-    machine = driver_table.table()["machines"].get(str(system["machine"]), str(system["machine"]))
-    folder = str(row["folder"]).format(major=_number(system))
-    base = f"{str(settings['repo_base_url']).rstrip('/')}/{folder}/{machine}/"
-    turn = functools.partial(candidates, profile=settings["mirror_profile"], overrides=settings["mirror_overrides"])
-    key_url = settings["repo_key_url"] or base + row["key"]
-    path = driver_files.APT_KEY if row["kind"] == "deb822" else driver_files.RPM_KEY
-    fingerprints = list(settings["repo_key_fingerprints"]) or driver_table.fingerprints(str(row["key"]))
-    plan["keys"] = [{"urls": turn(key_url), "path": path, "fingerprints": fingerprints}]
-    if row["kind"] == "deb822":
-        text = driver_files.deb822(turn(base)[:1], ["/"], [], path)
-        plan["sources"] = [_source("nvidia", "deb822", driver_files.NVIDIA_SOURCE, text, path)]
-    else:
-        text = driver_files.yum("gpufleet-nvidia", "NVIDIA driver", turn(base)[0], path)
-        plan["sources"] = [_source("nvidia", "rpm", driver_files.NVIDIA_REPO, text, path)]
+    plan["keys"] = [{"urls": found["key_urls"], "path": found["key_path"], "fingerprints": found["fingerprints"]}]
+    kind = {"apt": "deb822"}.get(found["kind"], found["kind"])
+    plan["sources"] = [_source("nvidia", kind, found["file"]["path"], found["file"]["content"], found["key_path"])]
 
 
 def _source(name: str, kind: str, path: str, content: str, key: str) -> dict[str, str]:
@@ -480,7 +479,7 @@ def _name_runfile(plan: dict[str, Any], settings: Mapping[str, Any], system: Map
         "sha256": str(sha256),
         "name": urlsplit(url).path.rpartition("/")[2],
         "version": version,
-        "options": options + [f"--tmpdir={settings['runfile_tmpdir']}", *settings["runfile_options"]],
+        "options": [*options, f"--tmpdir={settings['runfile_tmpdir']}", *settings["runfile_options"]],
     }
 
 
@@ -579,9 +578,16 @@ def items(plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapping[str
     out += [{"kind": "package", "name": n, "state": "absent", "manager": manager} for n in plan["absent_packages"]]
     out += [{"kind": "file", "owner": "root", "group": "root", **f} for f in plan["files"]]
     wanted = {f["path"] for f in plan["files"]} | {s["path"] for s in plan["sources"]}
-    for path in (driver_files.UNATTENDED, driver_files.PREFERENCES, driver_files.PERSISTENCED, driver_files.FABRICMANAGER):
+    for path in (
+        driver_files.UNATTENDED,
+        driver_files.PREFERENCES,
+        driver_files.PERSISTENCED,
+        driver_files.FABRICMANAGER,
+    ):
         if path not in wanted and not (path == driver_files.PREFERENCES and plan["preferences"]["path"]):
             out.append({"kind": "absent", "path": path})
+    if plan["method"] == "nvidia_repo" and manager == "dpkg":
+        out.append({"kind": "absent", "path": nvidia_repository.NO_DRIVER_PIN})
     for source in plan["sources"]:
         out.append(
             {
@@ -610,9 +616,17 @@ def items(plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapping[str
     return out
 
 
+# Versions of the installed library, whoever put it there.
+LIBRARY_SCRIPT = """\
+for f in /usr/lib*/libnvidia-ml.so.[0-9]*.* /usr/lib/*/libnvidia-ml.so.[0-9]*.*; do
+  [ -f "$f" ] && echo "${f##*.so.}"
+done | sort -u
+"""
+
+
 def _library_item(version: str) -> dict[str, Any]:
-    script = 'for f in /usr/lib*/libnvidia-ml.so.[0-9]*.* /usr/lib/*/libnvidia-ml.so.[0-9]*.*; do [ -f "$f" ] && echo "${f##*.so.}"; done | sort -u'
-    return {"kind": "command", "key": "library:version", "argv": ["/bin/sh", "-c", script], "stdout": version}
+    argv = ["/bin/sh", "-c", LIBRARY_SCRIPT]
+    return {"kind": "command", "key": "library:version", "argv": argv, "stdout": version}
 
 
 # -- remove ----------------------------------------------------------------------------------------------------------------
@@ -630,7 +644,10 @@ def _remove(
     mine = {"dnf": "rpm", "apt": "dpkg"}.get(manager, manager)
     looks = [{"kind": "package", "name": n, "state": "absent", "manager": mine} for n in names]
     left = [path for path in driver_files.OWN if path != driver_files.NOUVEAU or settings["nouveau_back"]]
-    looks += [{"kind": "absent", "path": p} for p in [*left, driver_files.APT_KEY, driver_files.RPM_KEY]]
+    if not node["cuda_repository"]:
+        # Otherwise the role cuda still takes its toolkits from there.
+        left += [path for paths in nvidia_repository.PATHS.values() for path in paths.values()]
+    looks += [{"kind": "absent", "path": path} for path in left]
     if there == "runfile":
         looks.append({"kind": "absent", "path": "/usr/bin/nvidia-uninstall"})
     return {

@@ -18,13 +18,9 @@ PERSISTENCED = "/etc/systemd/system/nvidia-persistenced.service.d/10-gpufleet.co
 FABRICMANAGER = "/etc/systemd/system/nvidia-fabricmanager.service.d/10-gpufleet.conf"
 RECORD = "/var/lib/gpufleet/nvidia_driver/installed_packages"
 DEBIAN_SOURCE = "/etc/apt/sources.list.d/gpufleet-nvidia-driver.sources"
-NVIDIA_SOURCE = "/etc/apt/sources.list.d/gpufleet-nvidia.sources"
-NVIDIA_REPO = "/etc/yum.repos.d/gpufleet-nvidia.repo"
-APT_KEY = "/usr/share/keyrings/gpufleet-nvidia.asc"
-RPM_KEY = "/etc/pki/rpm-gpg/RPM-GPG-KEY-gpufleet-nvidia"
 
 # Any of these on a node: its driver is managed by this role.
-OWN = (NOUVEAU, PREFERENCES, UNATTENDED, PERSISTENCED, FABRICMANAGER, RECORD, DEBIAN_SOURCE, NVIDIA_SOURCE, NVIDIA_REPO)
+OWN = (NOUVEAU, PREFERENCES, UNATTENDED, PERSISTENCED, FABRICMANAGER, RECORD, DEBIAN_SOURCE)
 
 # Only the driver: nvidia-container-toolkit and nvidia-cuda-* go on being upgraded.
 BLACKLIST = (
@@ -70,14 +66,6 @@ def deb822(uris: Sequence[str], suites: Sequence[str], components: Sequence[str]
     return HEADER + "\n".join(lines) + "\n"
 
 
-def yum(name: str, title: str, base_url: str, key: str, module_hotfixes: bool = False) -> str:
-    """A dnf repository."""
-    lines = [f"[{name}]", f"name={title}", f"baseurl={base_url}", "enabled=1", "gpgcheck=1", f"gpgkey=file://{key}"]
-    if module_hotfixes:
-        lines.append("module_hotfixes=1")
-    return HEADER + "\n".join(lines) + "\n"
-
-
 def debian_sources(lines: Sequence[str], codename: str) -> tuple[list[dict[str, Any]], set[str]]:
     """Where Debian itself comes from on a node, and which components of it are enabled.
 
@@ -89,7 +77,7 @@ def debian_sources(lines: Sequence[str], codename: str) -> tuple[list[dict[str, 
     text = []
     for line in [line.removeprefix("|") for line in lines]:
         if line.startswith("# /"):
-            own = line[2:].strip() in (DEBIAN_SOURCE, NVIDIA_SOURCE)
+            own = line[2:].strip() == DEBIAN_SOURCE
         elif own:
             continue
         words = re.match(r"deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)\s+(.+)$", line)

@@ -13,7 +13,18 @@ from typing import Any
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.tables import version
 
 # What the probe (roles/nvidia_driver/files/probe.sh) tells, and what an empty answer means.
-LISTS = ("own", "users", "initramfs", "boot", "modules", "audit", "nvidia_sources", "targets", "recorded")
+LISTS = (
+    "own",
+    "users",
+    "initramfs",
+    "boot",
+    "modules",
+    "audit",
+    "nvidia_sources",
+    "targets",
+    "recorded",
+    "cuda_repository",
+)
 WORDS = (
     "uninstaller", "display", "container", "machine_id", "headers_candidate", "proc_version", "tmp_noexec",
     "dnf_modules", "boot_id",

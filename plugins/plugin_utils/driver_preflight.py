@@ -60,10 +60,9 @@ def _source(plan: Mapping[str, Any], system: Mapping[str, Any], row: Mapping[str
     words = {"distribution": f"the packages of {where}", "nvidia_repo": f"NVIDIA's repository for {where}"}
     label = words.get(method, method)
     offer = driver_table.offer(system) if method == "distribution" else None
-    if method == "nvidia_repo" and driver_table.repository(system) is None:
-        yield _check(
-            "source", False, f"no repository of NVIDIA for {where} is known", "Set nvidia_driver_method: runfile."
-        )
+    if method == "nvidia_repo" and not plan["sources"]:
+        why = plan["notes"][0] if plan["notes"] else f"NVIDIA has no repository for {where}"
+        yield _check("source", False, why, "Set nvidia_driver_method: runfile, or distribution.")
     elif row is None or (offer is not None and branch not in ("", *offer["branches"]) and offer["branches"] != [""]):
         has = f": it has {solver_rules.text_list(offer['branches'])}" if offer else ""
         other = f", or nvidia_driver_branch: '{offer['branches'][0]}'" if offer and offer["branches"][0] else ""
@@ -73,7 +72,7 @@ def _source(plan: Mapping[str, Any], system: Mapping[str, Any], row: Mapping[str
     elif not row[flavour]:
         remedy = "Set another nvidia_driver_method."
         if system["os_family"] == "Archlinux":
-            remedy = "Arch has open modules only. Build nvidia-580xx-dkms of the AUR by hand, or set nvidia_driver_method: runfile."
+            remedy = "Arch has open modules only. Set nvidia_driver_method: runfile, or build nvidia-580xx-dkms of the AUR."
         yield _check("source", False, f"{flavour} modules are not in {label}", remedy)
     elif (
         method == "distribution"

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import nvidia_repository
 
 DATA = pathlib.Path(__file__).parent / "data" / "driver_packages.yml"
 
@@ -40,26 +41,28 @@ def offer(system: Mapping[str, Any]) -> Row | None:
     return None
 
 
-def repository(system: Mapping[str, Any]) -> Row | None:
-    """NVIDIA's repository for a distribution, or nothing."""
-    for row in table()["repositories"]:
-        if row["family"] != system["os_family"] or row["distribution"] not in ("", system["distribution"]):
-            continue
-        if row["version"] in ("", _release(system, row["version"])):
-            found: Row = row
-            return found
-    return None
+def has_repository(system: Mapping[str, Any]) -> bool:
+    """Whether NVIDIA has a repository for a distribution."""
+    return nvidia_repository.has_repository(
+        str(system["distribution"]),
+        str(system["os_family"]),
+        str(system["distribution_version"]),
+        str(system["machine"]),
+    )
+
+
+def modular(system: Mapping[str, Any]) -> bool:
+    """Whether NVIDIA's repository for a distribution has module streams (RHEL 8 and 9)."""
+    return any(
+        row["os_family"] == system["os_family"] and row["version"] == _release(system, row["version"])
+        for row in table()["module_streams"]
+    )
 
 
 def _release(system: Mapping[str, Any], wanted: str) -> str:
     """The node's release to as many parts as the row names: 22.04 for Ubuntu, 9 for Rocky 9.4."""
     parts = str(system["distribution_version"]).split(".")
     return ".".join(parts[: len(str(wanted).split("."))])
-
-
-def fingerprints(file: str) -> list[str]:
-    """All primary keys of one of NVIDIA's key files."""
-    return [str(f) for row in table()["keys"] if row["file"] == file for f in row["fingerprints"]]
 
 
 def packages(method: str, system: Mapping[str, Any], branch: str) -> Row | None:

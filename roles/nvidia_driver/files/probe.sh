@@ -21,6 +21,10 @@ for file in "$@"; do [ -e "$file" ] && echo "$file"; done
 echo "== recorded"
 cat /var/lib/gpufleet/nvidia_driver/installed_packages 2>/dev/null
 
+# The role cuda may take its toolkits from the same repository.
+echo "== cuda_repository"
+grep -l 'method=repository' /var/lib/gpufleet/cuda/*.toolkit 2>/dev/null
+
 echo "== uninstaller"
 [ -x /usr/bin/nvidia-uninstall ] && { [ -x /usr/bin/dpkg ] && dpkg -S /usr/bin/nvidia-uninstall >/dev/null 2>&1 || echo /usr/bin/nvidia-uninstall; }
 
