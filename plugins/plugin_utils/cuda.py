@@ -357,6 +357,7 @@ def _toolkit_items(toolkit: Mapping[str, Any], manager: str) -> list[dict[str, A
         items.append(item)
     if toolkit["method"] == "runfile":
         items.append({"kind": "absent", "path": toolkit["incomplete"]})
+        items.append({"kind": "directory", "path": toolkit["prefix"], "owner": "root", "group": "root", "mode": "0755"})
         if manager in ("apt", "dnf"):
             # only looked at: packages of the same release in the same folder
             argv = _shell(_LIST[manager], f"cuda-*{toolkit['suffix']}")

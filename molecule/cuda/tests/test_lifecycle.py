@@ -1,0 +1,265 @@
+# Copyright: gpufleet.llm contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""CUDA toolkits through their life: refused, damaged, interrupted, exchanged, with cuDNN, gone without a trace.
+
+Each step starts from where the one before left the node, as in real life; each ends with a run that changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+RUNFILE = {
+    "version": "12.0.1",
+    "method": "runfile",
+    "sha256": "{{ fleet_depot.nvidia.runfiles['compute/cuda/12.0.1/local_installers/cuda_12.0.1_525.85.12_linux.run'].sha256 }}",
+    "size_bytes": 4000000,
+    "installed_bytes": 4000000,
+}
+OURS = [
+    "/etc/apt/sources.list.d/gpufleet-nvidia.sources",
+    "/etc/apt/preferences.d/zz-gpufleet-cuda-no-driver",
+    "/usr/share/keyrings/gpufleet-nvidia.asc",
+    "/etc/yum.repos.d/gpufleet-nvidia.repo",
+    "/etc/pki/rpm-gpg/RPM-GPG-KEY-gpufleet-nvidia",
+    "/etc/profile.d/gpufleet-cuda.sh",
+    "/etc/ld.so.conf.d/gpufleet-cuda.conf",
+    "/etc/ld.so.conf.d/cuda-12-0.conf",
+    "/usr/local/cuda",
+    "/usr/local/cuda-12.0",
+    "/usr/local/cuda-12.4",
+    "/var/lib/gpufleet/cuda",
+]
+
+
+def distribution(node: Any) -> str:
+    return node.system_info.distribution
+
+
+def only_with_packages(node: Any) -> None:
+    if distribution(node) == "arch":
+        pytest.skip("NVIDIA has no packages for Arch Linux")
+
+
+def only_with_apt(node: Any) -> None:
+    if distribution(node) not in ("debian", "ubuntu"):
+        pytest.skip("dpkg only")
+
+
+def wanted(node: Any, *more: Any) -> list[Any]:
+    return [RUNFILE, *([] if distribution(node) == "arch" else ["12.4"]), *more]
+
+
+def step(play: Callable[..., Any], node_name: str, **extra: Any) -> Any:
+    done = play(extra)
+    assert done.rc == 0, done
+    again = play(extra)
+    assert again.rc == 0 and again.changed == {node_name: 0}, again
+    return done
+
+
+def refused(play: Callable[..., Any], node_name: str, **extra: Any) -> str:
+    """What the role said, which must not have changed anything."""
+    done = play(extra)
+    assert done.rc != 0, done
+    return " ".join(done.output.split())
+
+
+def packages(node: Any) -> set[str]:
+    if distribution(node) in ("debian", "ubuntu"):
+        return set(
+            node.run("dpkg-query -W -f '${db:Status-Abbrev}${Package}\\n' | sed -n 's/^.i. *//p'").stdout.split()
+        )
+    if distribution(node) == "arch":
+        return set(node.run("pacman -Qq").stdout.split())
+    return set(node.run("rpm -qa --qf '%{NAME}\\n'").stdout.split())
+
+
+def nvcc(node: Any, release: str) -> bool:
+    return node.run(f"/usr/local/cuda-{release}/bin/nvcc --version").stdout.count(f"release {release},") == 1
+
+
+def test_a_metapackage_that_drags_a_driver_is_refused(node: Any, node_name: str, play: Any) -> None:
+    only_with_packages(node)
+    before = packages(node)
+    toolkit = {"version": "12.4", "packages": ["cuda-12-4", "cuda-toolkit-12-4"]}
+    said = refused(play, node_name, cuda_toolkits=[RUNFILE, toolkit], cuda_block_driver_packages="never")
+    assert "cuda-12-4" in said and "cuda-drivers" in said
+    assert packages(node) == before
+    step(play, node_name)
+
+
+def test_nothing_is_fetched_when_the_disk_is_too_small(node: Any, node_name: str, play: Any) -> None:
+    large = {**RUNFILE, "version": "12.0.1", "path": "/opt/cuda-12.0", "size_bytes": 10**15}
+    said = refused(play, node_name, cuda_toolkits=[large])
+    assert "Nothing was changed" in said and "to unpack the installer" in said and "cuda_runfile_tmpdir" in said
+    assert not node.file("/opt/cuda-12.0").exists and node.run("ls -A /var/cache/gpufleet/cuda").stdout == ""
+
+
+@pytest.mark.parametrize("release", ["12.0", "12.4"])
+def test_a_toolkit_whose_files_are_gone_is_healed(node: Any, node_name: str, play: Any, release: str) -> None:
+    if release == "12.4":
+        only_with_packages(node)
+    assert node.run(f"rm -f /usr/local/cuda-{release}/bin/nvcc").rc == 0
+    step(play, node_name)
+    assert nvcc(node, release)
+
+
+def test_an_installer_that_fails_is_explained(node: Any, node_name: str, play: Any) -> None:
+    node.run("rm -rf /usr/local/cuda-12.0/bin; mkdir -p /etc/gpufleet-fixture; touch /etc/gpufleet-fixture/cuda-fails")
+    said = refused(play, node_name)
+    assert "/var/log/cuda-installer.log" in said and "No space left on device" in said
+    node.run("rm -f /etc/gpufleet-fixture/cuda-fails")
+    step(play, node_name)
+    assert nvcc(node, "12.0")
+
+
+def test_an_installer_that_was_killed_is_healed(node: Any, node_name: str, play: Any) -> None:
+    node.run("rm -rf /usr/local/cuda-12.0/bin; touch /etc/gpufleet-fixture/cuda-killed-halfway")
+    assert refused(play, node_name)
+    assert node.file("/var/lib/gpufleet/cuda/12.0.incomplete").exists
+    node.run("rm -rf /etc/gpufleet-fixture/cuda-killed-halfway")
+    # halfway: what proves a toolkit is there, a library is missing
+    node.run("mkdir -p /usr/local/cuda-12.0/bin")
+    seen = play({}, "--check")
+    assert seen.rc == 0 and seen.changed[node_name] == 1, seen
+    step(play, node_name)
+    assert nvcc(node, "12.0") and not node.file("/var/lib/gpufleet/cuda/12.0.incomplete").exists
+    assert node.run("test -e /usr/local/cuda-12.0/lib64/libcudart.so").rc == 0
+
+
+def test_an_interrupted_dpkg_is_healed(node: Any, node_name: str, play: Any) -> None:
+    only_with_apt(node)
+    assert node.run("dpkg --force-all --remove cuda-toolkit-12-4 cuda-nvcc-12-4").rc == 0
+    assert (
+        node.run(
+            "cd /tmp && apt-get download cuda-nvcc-12-4 && dpkg --unpack cuda-nvcc-12-4_*.deb; rm -f cuda-*.deb"
+        ).rc
+        == 0
+    )
+    assert "cuda-nvcc-12-4" in node.run("dpkg --audit").stdout
+    step(play, node_name)
+    assert node.run("dpkg --audit").stdout == "" and nvcc(node, "12.4")
+
+
+def test_a_wrong_key_is_not_trusted(node: Any, node_name: str, play: Any) -> None:
+    only_with_packages(node)
+    paths = "/usr/share/keyrings/gpufleet-nvidia.asc /etc/pki/rpm-gpg/RPM-GPG-KEY-gpufleet-nvidia"
+    node.run(f"rm -f {paths}")
+    said = refused(play, node_name, cuda_repo_key_fingerprints=["EB693B3035CD5710E231E123A4B469963BF863CC"])
+    assert "Nothing was trusted" in said and "EB693B3035CD5710E231E123A4B469963BF863CC" in said
+    assert node.run(f"ls {paths} 2>/dev/null").stdout == ""
+    step(play, node_name)
+
+
+def test_the_pin_goes_when_the_driver_comes_from_the_repository(node: Any, node_name: str, play: Any) -> None:
+    only_with_apt(node)
+    pin = "/etc/apt/preferences.d/zz-gpufleet-cuda-no-driver"
+    node.run(f"rm -f {pin}")
+    assert node.run("apt-get install -y nvidia-driver-pinning-580").rc == 0
+    step(play, node_name)
+    assert not node.file(pin).exists
+    assert node.run("apt-get purge -y nvidia-driver-pinning-580").rc == 0
+    step(play, node_name)
+    assert node.file(pin).exists
+
+
+def test_the_default_follows_the_variable(node: Any, node_name: str, play: Any) -> None:
+    step(play, node_name, cuda_default="12.0", cuda_ld_so_conf=True)
+    assert node.run("readlink -f /usr/local/cuda").stdout.strip() == "/usr/local/cuda-12.0"
+    assert "/usr/local/cuda/lib64" in node.file("/etc/ld.so.conf.d/gpufleet-cuda.conf").content_string
+    step(play, node_name)
+    assert not node.file("/etc/ld.so.conf.d/gpufleet-cuda.conf").exists
+
+
+def test_an_update_is_pinned(node: Any, node_name: str, play: Any) -> None:
+    only_with_packages(node)
+    step(play, node_name, cuda_toolkits=[RUNFILE, "12.4.0"])
+    query = (
+        "dpkg-query -W -f '${Version}'" if distribution(node) in ("debian", "ubuntu") else "rpm -q --qf '%{VERSION}'"
+    )
+    assert node.run(f"{query} cuda-toolkit-12-4").stdout.startswith("12.4.0")
+    step(play, node_name, cuda_toolkits=[RUNFILE, "12.4.1"])
+    assert node.run(f"{query} cuda-toolkit-12-4").stdout.startswith("12.4.1")
+
+
+def archive(node: Any, version: str) -> dict[str, str]:
+    """A small cuDNN archive on the node, in the shape of NVIDIA's."""
+    name = f"cudnn-linux-x86_64-{version}_cuda12-archive"
+    major, minor, patch, _build = version.split(".")
+    header = f"#define CUDNN_MAJOR {major}\\n#define CUDNN_MINOR {minor}\\n#define CUDNN_PATCHLEVEL {patch}\\n"
+    library = f"libcudnn.so.{major}.{minor}.{patch}"
+    made = node.run(
+        f"set -e; mkdir -p /tmp/w/{name}; cd /tmp/w/{name}; mkdir include lib; printf '{header}' > include/cudnn_version.h;"
+        f"echo {version} > lib/{library}; ln -s {library} lib/libcudnn.so.{major}; ln -s libcudnn.so.{major} lib/libcudnn.so;"
+        f"tar -C .. -cJf /tmp/{name}.tar.xz {name}; rm -rf /tmp/w; sha256sum /tmp/{name}.tar.xz"
+    )
+    assert made.rc == 0, made
+    return {"version": version, "url": f"file:///tmp/{name}.tar.xz", "sha256": made.stdout.split()[0]}
+
+
+def test_cudnn_goes_into_one_toolkit(node: Any, node_name: str, play: Any) -> None:
+    if distribution(node) != "arch":
+        node.run("command -v xz || apt-get install -y xz-utils || dnf -y install xz")
+    reach = {"rewrite": {"file:///tmp/": ["file:///tmp/"]}}
+    for version in ("9.2.0.82", "8.9.7.29"):
+        toolkits = [{**RUNFILE, "cudnn": archive(node, version)}, *wanted(node)[1:]]
+        step(play, node_name, cuda_toolkits=toolkits, cuda_mirror_overrides=reach)
+        short = version.rpartition(".")[0]
+        assert node.file(f"/usr/local/cuda-12.0/lib64/libcudnn.so.{short}").content_string.strip() == version
+        assert node.run("ls /usr/local/cuda-12.0/lib64/libcudnn.so.?.*").stdout.count("\n") == 1
+        assert node.run("ls -d /usr/local/cuda-12.4/*/libcudnn* /usr/lib/*/libcudnn*").stdout == ""
+    node.run("rm -f /usr/local/cuda-12.0/lib64/libcudnn.so.8.9.7")
+    step(play, node_name, cuda_toolkits=toolkits, cuda_mirror_overrides=reach)
+    assert node.run("test -s /usr/local/cuda-12.0/lib64/libcudnn.so.8").rc == 0
+
+
+def test_another_ones_toolkit_is_not_touched_without_consent(node: Any, node_name: str, play: Any) -> None:
+    only_with_packages(node)
+    step(play, node_name, cuda_toolkits=[{"version": "12.0", "state": "absent"}, "12.4"])
+    node.run(
+        "mkdir -p /usr/local/cuda-12.0/bin; printf '#!/bin/sh\\necho mine\\n' > /usr/local/cuda-12.0/bin/cuda-uninstaller"
+    )
+    node.run("echo keep > /usr/local/cuda-12.0/theirs")
+    said = refused(play, node_name)
+    assert "that this role did not install" in said and "cuda_switch_method" in said
+    assert node.file("/usr/local/cuda-12.0/theirs").exists
+    step(play, node_name, cuda_switch_method=True)
+    assert nvcc(node, "12.0") and not node.file("/usr/local/cuda-12.0/theirs").exists
+
+
+def test_the_method_changes(node: Any, node_name: str, play: Any) -> None:
+    only_with_packages(node)
+    if distribution(node) == "debian" and node.system_info.release.startswith("13"):
+        pytest.skip("as with NVIDIA, there is no CUDA 12.0 for Debian 13")
+    step(play, node_name, cuda_toolkits=["12.0", "12.4"])
+    assert not node.file("/usr/local/cuda-12.0/bin/cuda-uninstaller").exists and nvcc(node, "12.0")
+    step(play, node_name)
+    assert node.file("/usr/local/cuda-12.0/bin/cuda-uninstaller").exists and nvcc(node, "12.0")
+    assert "cuda-toolkit-12-0" not in packages(node)
+
+
+def test_what_is_no_longer_listed_stays_or_goes(node: Any, node_name: str, play: Any) -> None:
+    only_with_packages(node)
+    step(play, node_name, cuda_toolkits=["12.4"])
+    assert nvcc(node, "12.0")
+    step(play, node_name, cuda_toolkits=["12.4"], cuda_exclusive=True)
+    assert not node.file("/usr/local/cuda-12.0").exists and nvcc(node, "12.4")
+
+
+def test_it_goes_without_a_trace(node: Any, node_name: str, play: Any) -> None:
+    step(play, node_name)
+    step(play, node_name, cuda_state="absent")
+    assert [path for path in OURS if node.run(f"test -e {path} -o -L {path}").rc == 0] == []
+    assert [name for name in packages(node) if "cuda" in name] == []
+
+
+def test_it_goes_without_a_trace_also_when_the_list_is_empty(node: Any, node_name: str, play: Any) -> None:
+    step(play, node_name)
+    step(play, node_name, cuda_state="absent", cuda_toolkits=[])
+    assert [path for path in OURS if node.run(f"test -e {path} -o -L {path}").rc == 0] == []
+    step(play, node_name)
