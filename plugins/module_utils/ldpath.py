@@ -221,9 +221,9 @@ class Loader:
 
 def inside(path: str, folders: Iterable[str]) -> bool:
     """Whether *path*, or the file behind its links, lies below one of *folders*."""
-    for one in {os.path.abspath(path), os.path.realpath(path)}:
+    for one in (os.path.abspath(path), os.path.realpath(path)):
         for folder in folders:
-            for base in {os.path.abspath(folder), os.path.realpath(folder)}:
+            for base in (os.path.abspath(folder), os.path.realpath(folder)):
                 if one == base or one.startswith(base.rstrip("/") + "/"):
                     return True
     return False

@@ -24,9 +24,9 @@ def _encode(digest: bytes) -> str:
     """64 bytes in the order and the alphabet of crypt(3): 86 characters."""
     text = []
     a, b, c = 0, 21, 42
-    for _ in range(21):
+    for _block in range(21):
         word = digest[a] << 16 | digest[b] << 8 | digest[c]
-        for _ in range(4):
+        for _character in range(4):
             text.append(ALPHABET[word & 63])
             word >>= 6
         a, b, c = b + 1, c + 1, a + 1
