@@ -127,7 +127,7 @@ class ActionModule(ActionBase):
                 f"The node did not answer (rc {returned.get('rc')}): {said[-2000:] or 'nothing was said'}",
                 result={"rc": returned.get("rc"), "stdout": stdout[-2000:]},
             )
-        if answer is None:  # read_answer raised above, or there is an answer
+        if answer is None:  # the loop ends with an answer or an error; type checkers cannot know
             raise AnsibleActionFail("The node did not answer.")
         display.vv(
             f"observe: {len(items)} items, {len(payload)} bytes sent, {self._remote_calls} remote call(s)",
