@@ -44,6 +44,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from ansible_collections.gpufleet.llm.plugins.module_utils.gpu_gather import normalise_gpu_facts
 from ansible_collections.gpufleet.llm.plugins.plugin_utils import (
     driver_files,
     driver_node,
@@ -107,6 +108,7 @@ def decide(
     :raises DriverError: for wishes that nobody can fulfil on any node of this kind
     """
     node = driver_node.parse_probe(probe)
+    gpu = normalise_gpu_facts(gpu)
     plan: dict[str, Any] = {**EMPTY, "package_manager": system["package_manager"], "notes": []}
     plan["managed"] = any(path != driver_files.NOUVEAU for path in node["own"])
     plan["installed"] = installed(system, gpu, node)

@@ -24,6 +24,7 @@ LISTS = (
     "targets",
     "recorded",
     "cuda_repository",
+    "dpkg_updates",
 )
 WORDS = (
     "uninstaller", "display", "container", "machine_id", "headers_candidate", "proc_version", "tmp_noexec",
@@ -146,11 +147,10 @@ def removable(text: str, recorded: Sequence[str]) -> list[str]:
 
 
 def dkms_reason(log: str) -> str:
-    """Why a build failed, out of DKMS's make.log: the first errors, at most five lines."""
-    lines = [
-        line.strip() for line in log.splitlines() if re.search(r"\berror\b|\*\*\*|No such file|cannot find", line, re.I)
-    ]
-    return " | ".join(lines[:5]) or " | ".join(line.strip() for line in log.splitlines()[-5:])
+    """Why a build failed, out of DKMS's make.log: the first errors, at most three lines; empty without an error."""
+    pattern = r"(?:^|: )(?:fatal )?error: |^Error! |\*\*\* \[|\*\*\* No rule"
+    lines = [line.strip() for line in log.splitlines() if re.search(pattern, line)]
+    return " | ".join(lines[:3])
 
 
 def kernel_compiler(proc_version: str) -> str:

@@ -15,12 +15,22 @@ def reboot_reason(plan: Mapping[str, Any], gpu: Mapping[str, Any], container: st
     if plan["action"] not in ("install", "keep", "remove", "state"):
         return ""
     if plan["action"] == "remove":
-        return f"module {driver['loaded_version']} is still loaded" if driver["loaded"] and not plan["installed"]["version"] else ""
+        return (
+            f"module {driver['loaded_version']} is still loaded"
+            if driver["loaded"] and not plan["installed"]["version"]
+            else ""
+        )
     if kernel["nouveau_loaded"] and plan["action"] == "install":
         return "nouveau is loaded"
     if driver["versions_match"] is False:
         return f"module {driver['loaded_version']} is loaded, library {driver['library_version']} is installed"
-    if plan["action"] == "install" and gpu["gpu_count"] and not driver["loaded"] and not container and driver["module_path"]:
+    if (
+        plan["action"] == "install"
+        and gpu["gpu_count"]
+        and not driver["loaded"]
+        and not container
+        and driver["module_path"]
+    ):
         return "the module is installed and was not loaded"
     return ""
 
@@ -76,7 +86,12 @@ def outcome(
 def _state(plan: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
     action = plan["action"]
     if action == "state":
-        return {"name": "driver", "ok": False, "detail": plan["reason"], "remedy": "Go to the machine; gpu_facts says what to do."}
+        return {
+            "name": "driver",
+            "ok": False,
+            "detail": plan["reason"],
+            "remedy": "Go to the machine; gpu_facts says what to do.",
+        }
     if action in ("keep", "skip"):
         return {"name": "driver", "ok": True, "detail": plan["reason"], "remedy": ""}
     if seen["differs"]:
@@ -87,7 +102,12 @@ def _state(plan: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
             "remedy": "Run the play without --check.",
         }
     words = f"{plan['flavour']} driver {plan['version'] or plan['branch']} by {plan['method']} is as wanted"
-    return {"name": "driver", "ok": True, "detail": words if action == "install" else "there is no driver", "remedy": ""}
+    return {
+        "name": "driver",
+        "ok": True,
+        "detail": words if action == "install" else "there is no driver",
+        "remedy": "",
+    }
 
 
 def _gpu(gpu: Mapping[str, Any], container: str) -> dict[str, Any]:
@@ -99,4 +119,9 @@ def _gpu(gpu: Mapping[str, Any], container: str) -> dict[str, Any]:
             "remedy": "",
         }
     usable = gpu["usable"] is not False
-    return {"name": "gpu", "ok": usable, "detail": f"{gpu['state']}: {gpu['detail']}", "remedy": "" if usable else gpu["remedy"]}
+    return {
+        "name": "gpu",
+        "ok": usable,
+        "detail": f"{gpu['state']}: {gpu['detail']}",
+        "remedy": "" if usable else gpu["remedy"],
+    }

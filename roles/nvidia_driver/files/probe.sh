@@ -70,6 +70,8 @@ if command -v apt-get >/dev/null && [ -d /etc/apt ]; then
     apt-cache policy "linux-headers-$kernel" 2>/dev/null | awk '/Candidate:/ && $2 != "(none)" {print $2}'
     echo "== audit"
     dpkg --audit 2>/dev/null | head -n 5
+    echo "== dpkg_updates"
+    ls /var/lib/dpkg/updates 2>/dev/null
     echo "== targets"
     for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
         [ -r "$file" ] && { echo "|# $file"; sed 's/^/|/' "$file"; echo "|"; }

@@ -1,0 +1,636 @@
+# Copyright: gpufleet.llm contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The decision of the role nvidia_driver over cards, distributions, methods and states of a node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import driver, driver_files, driver_table
+
+ROOT = Path(__file__).resolve().parents[4]
+
+# PCI device ids
+T4, P100, GTX1060, H100, RTX5090, K80, V100, RTX4060TI = "1eb8", "15f8", "1c03", "2330", "2b85", "102d", "1db4", "2803"
+
+SYSTEMS = {
+    "debian12": ("Debian", "12.15", "Debian", "bookworm", "6.1.0-55-cloud-amd64", "apt"),
+    "debian13": ("Debian", "13.1", "Debian", "trixie", "6.12.48+deb13-amd64", "apt"),
+    "ubuntu22": ("Ubuntu", "22.04", "Debian", "jammy", "5.15.0-122-generic", "apt"),
+    "ubuntu24": ("Ubuntu", "24.04", "Debian", "noble", "6.8.0-45-generic", "apt"),
+    "rocky9": ("Rocky", "9.4", "RedHat", "Blue Onyx", "5.14.0-427.13.1.el9_4.x86_64", "dnf"),
+    "rocky95": ("Rocky", "9.5", "RedHat", "Blue Onyx", "5.14.0-503.14.1.el9_5.x86_64", "dnf"),
+    "arch": ("Archlinux", "rolling", "Archlinux", "", "6.17.1-arch1-1", "pacman"),
+}
+DEBIAN_SOURCES = """\
+== targets
+|# /etc/apt/sources.list.d/debian.sources
+|Types: deb
+|URIs: http://mirror.example.org/debian
+|Suites: bookworm bookworm-updates
+|Components: main
+|Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+|
+|Types: deb
+|URIs: http://mirror.example.org/debian-security
+|Suites: bookworm-security
+|Components: main
+|Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+"""
+FINE = "== headers_candidate\n1\n== disk\n/usr 90000000\n/var 90000000\n/boot 900000\n"
+
+
+def system(name: str) -> dict[str, str]:
+    keys = ("distribution", "distribution_version", "os_family", "codename", "kernel", "package_manager")
+    return {**dict(zip(keys, SYSTEMS[name], strict=True)), "machine": "x86_64"}
+
+
+def settings(**more: Any) -> dict[str, Any]:
+    defaults = yaml.safe_load((ROOT / "roles/nvidia_driver/defaults/main.yml").read_text())
+    out = {k.removeprefix("nvidia_driver_"): v for k, v in defaults.items()}
+    return {**out, "mirror_profile": "upstream", "mirror_overrides": {}, **more}
+
+
+def gpu(*devices: str, **more: Any) -> dict[str, Any]:
+    cards = [{"pci_address": f"0000:{n:02x}:00.0", "pci_device_id": d} for n, d in enumerate(devices, 1)]
+    facts: dict[str, Any] = {
+        "gpus": cards,
+        "state": "driver_not_installed",
+        "detail": "",
+        "remedy": "",
+        "usable": False,
+    }
+    return {**facts, **more}
+
+
+def working(version: str, *devices: str, flavour: str = "open", **more: Any) -> dict[str, Any]:
+    found = {
+        "loaded": True, "loaded_version": version, "library_version": version, "versions_match": True,
+        "module_version": version, "flavour": flavour, "module_path": "/lib/modules/x/nvidia.ko",
+    }  # fmt: skip
+    return gpu(*(devices or (T4,)), state="ok", usable=True, driver=found, **more)
+
+
+def decide(where: str, facts: dict[str, Any], probe: str | None = None, **more: Any) -> dict[str, Any]:
+    fine = FINE + DEBIAN_SOURCES.replace("bookworm", system(where)["codename"])
+    return driver.decide(settings(**more), system(where), facts, fine if probe is None else probe)
+
+
+def failing(plan: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {c["name"]: c for c in plan["preflight"] if not c["ok"]}
+
+
+def names(plan: dict[str, Any]) -> set[str]:
+    return {p["name"] for p in plan["packages"]}
+
+
+# -- branch and flavour by the card ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "branch", "flavour"),
+    [
+        (T4, "580", "open"),
+        (H100, "580", "open"),
+        (RTX5090, "580", "open"),
+        (RTX4060TI, "595", "open"),
+        (P100, "580", "proprietary"),
+        (GTX1060, "580", "proprietary"),
+        (V100, "535", "proprietary"),
+        # 535 ships both and prefers the proprietary ones
+        (T4, "535", "proprietary"),
+        # the book's branch
+        (T4, "525", "proprietary"),
+        (T4, "470", "proprietary"),
+    ],
+)
+def test_flavour_follows_card_and_branch(device: str, branch: str, flavour: str) -> None:
+    assert decide("ubuntu22", gpu(device), branch=branch)["flavour"] == flavour
+
+
+@pytest.mark.parametrize(
+    ("device", "more", "check", "remedy"),
+    [
+        (P100, {"branch": "590"}, "driver-drives-card", "nvidia_driver_branch: '580'"),
+        (GTX1060, {"branch": "610"}, "driver-drives-card", "'580'"),
+        (K80, {}, "driver-drives-card", "'470'"),
+        (RTX5090, {"branch": "550"}, "driver-drives-card", "'580'"),
+        (P100, {"flavour": "open"}, "module-flavour", "proprietary"),
+        (RTX5090, {"flavour": "proprietary"}, "module-flavour", "open"),
+        (T4, {"branch": "510", "flavour": "open"}, "module-flavour", "proprietary"),
+        (T4, {"branch": "620", "flavour": "proprietary"}, "module-flavour", "open"),
+    ],
+)
+def test_a_card_that_the_wish_does_not_fit_is_refused_with_the_way_out(
+    device: str, more: dict[str, Any], check: str, remedy: str
+) -> None:
+    found = failing(decide("ubuntu22", gpu(device), method="nvidia_repo", **more))
+    assert remedy in found[check]["remedy"]
+
+
+def test_cards_that_share_no_flavour_are_refused() -> None:
+    assert "one-driver-for-all-cards" in failing(decide("ubuntu22", gpu(P100, RTX5090)))
+
+
+def test_two_generations_share_the_flavour_that_drives_both() -> None:
+    assert decide("ubuntu22", gpu(P100, T4))["flavour"] == "proprietary"
+
+
+# -- method ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("where", "device", "more", "method"),
+    [
+        ("debian12", T4, {}, "nvidia_repo"),
+        ("debian12", T4, {"branch": "535"}, "distribution"),
+        ("debian13", T4, {"branch": "550"}, "distribution"),
+        ("debian13", T4, {}, "nvidia_repo"),
+        ("ubuntu22", T4, {}, "distribution"),
+        ("ubuntu22", T4, {"branch": "590"}, "nvidia_repo"),
+        ("rocky9", T4, {}, "nvidia_repo"),
+        ("arch", RTX4060TI, {"branch": ""}, "distribution"),
+        ("debian12", T4, {"branch": ""}, "distribution"),
+    ],
+)
+def test_method_auto(where: str, device: str, more: dict[str, Any], method: str) -> None:
+    plan = decide(where, gpu(device), **more)
+    assert plan["method"] == method
+    assert not failing(plan), failing(plan)
+
+
+def test_nvswitch_without_a_fabric_manager_in_the_source() -> None:
+    switched = gpu(H100, nvswitch={"count": 4})
+    assert decide("debian12", switched, branch="")["method"] == "nvidia_repo"
+    assert (
+        "802" in failing(decide("debian12", switched, method="distribution", branch="535"))["fabric-manager"]["remedy"]
+    )
+
+
+def test_fabric_manager_only_with_nvswitch_and_at_the_drivers_version() -> None:
+    version = "580.105.08"
+    with_switch = decide("ubuntu22", gpu(H100, nvswitch={"count": 4}), version=version, method="nvidia_repo")
+    manager = next(p for p in with_switch["packages"] if "fabricmanager" in p["name"])
+    assert manager["coupled"] and manager["version"] == f"{version}-*"
+    assert "nvidia-fabricmanager.service" in {s["name"] for s in with_switch["services"]}
+    assert not any("fabricmanager" in n for n in names(decide("ubuntu22", gpu(H100), version=version)))
+    never = decide("ubuntu22", gpu(H100, nvswitch={"count": 4}), version=version, fabricmanager="never")
+    assert not any("fabricmanager" in n for n in names(never))
+
+
+# -- names ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("where", "device", "more", "wanted", "absent"),
+    [
+        ("debian12", T4, {"branch": "535"}, {"nvidia-kernel-dkms", "nvidia-smi", "libcuda1"}, {"nvidia-open-kernel-dkms"}),
+        ("debian13", T4, {"branch": "550", "flavour": "open"}, {"nvidia-open-kernel-dkms"}, {"nvidia-kernel-dkms"}),
+        ("debian12", T4, {}, {"nvidia-driver-cuda", "nvidia-kernel-open-dkms"}, {"nvidia-kernel-dkms"}),
+        ("debian12", P100, {}, {"nvidia-driver-cuda", "nvidia-kernel-dkms"}, {"nvidia-kernel-open-dkms"}),
+        ("ubuntu22", T4, {}, {"nvidia-dkms-580-server-open", "nvidia-utils-580-server"}, {"nvidia-dkms-580-server"}),
+        ("ubuntu22", P100, {}, {"nvidia-dkms-580-server"}, {"nvidia-dkms-580-server-open"}),
+        (
+            "ubuntu22", T4, {"secure_boot": "signed"},
+            {"linux-modules-nvidia-580-server-open-5.15.0-122-generic"}, {"nvidia-dkms-580-server-open"},
+        ),
+        ("ubuntu22", T4, {"method": "nvidia_repo"}, {"libnvidia-compute-580", "nvidia-dkms-580-open"}, {"nvidia-dkms-580"}),
+        ("ubuntu24", T4, {"branch": "590"}, {"libnvidia-compute", "nvidia-dkms-open"}, {"nvidia-dkms"}),
+        ("rocky9", T4, {}, {"nvidia-driver-cuda", "kmod-nvidia-open-dkms"}, {"kmod-nvidia-latest-dkms"}),
+        ("rocky9", P100, {}, {"kmod-nvidia-latest-dkms"}, {"kmod-nvidia-open-dkms"}),
+        ("arch", RTX4060TI, {"branch": ""}, {"nvidia-open-dkms", "nvidia-utils"}, {"nvidia-open"}),
+    ],
+)  # fmt: skip
+def test_packages(where: str, device: str, more: dict[str, Any], wanted: set[str], absent: set[str]) -> None:
+    plan = decide(where, gpu(device), **more)
+    assert wanted <= names(plan)
+    assert absent <= set(plan["absent_packages"])
+    assert not names(plan) & set(plan["absent_packages"])
+
+
+def test_a_desktop_gets_more_than_a_headless_node() -> None:
+    assert "nvidia-driver" in names(decide("debian12", gpu(T4), branch="535", headless=False))
+    assert "nvidia-driver" not in names(decide("debian12", gpu(T4), branch="535"))
+
+
+@pytest.mark.parametrize(
+    ("more", "pin"),
+    [({}, "nvidia-driver-pinning-580"), ({"version": "580.105.08"}, "nvidia-driver-pinning-580.105.08")],
+)
+def test_nvidias_pinning_package(more: dict[str, Any], pin: str) -> None:
+    plan = decide("debian12", gpu(T4), method="nvidia_repo", **more)
+    assert plan["pins"] == [pin] and not plan["preferences"]["path"]
+
+
+def test_branches_without_a_pinning_package_are_pinned_by_a_file() -> None:
+    plan = decide("ubuntu22", gpu(T4), method="nvidia_repo", branch="570")
+    assert plan["pins"] == []
+    assert plan["preferences"]["version"] == "570.*"
+    assert not decide("ubuntu22", gpu(T4), method="nvidia_repo", branch="570", hold=False)["preferences"]["path"]
+
+
+@pytest.mark.parametrize(
+    ("where", "device", "modules", "stream"),
+    [
+        ("rocky9", T4, True, "580-open"),
+        ("rocky9", P100, True, "580-dkms"),
+        # the command is there or not; the distribution's number says nothing
+        ("rocky9", T4, False, ""),
+    ],
+)
+def test_module_stream(where: str, device: str, modules: bool, stream: str) -> None:
+    probe = FINE + ("== dnf_modules\n/usr/lib/python3.9/site-packages/dnf/cli/commands/module.py\n" if modules else "")
+    assert decide(where, gpu(device), probe)["stream"] == stream
+
+
+def test_the_headers_are_those_of_the_running_kernel() -> None:
+    assert decide("debian12", gpu(T4))["headers"] == "linux-headers-6.1.0-55-cloud-amd64"
+    assert decide("rocky9", gpu(T4))["headers"] == "kernel-devel-5.14.0-427.13.1.el9_4.x86_64"
+    assert decide("arch", gpu(T4), branch="")["headers"] == "linux-headers"
+    assert decide("debian12", gpu(T4), kernel_headers="linux-headers-amd64")["headers"] == "linux-headers-amd64"
+
+
+def test_headers_that_cannot_be_had_stop_the_role_and_name_the_package() -> None:
+    found = failing(decide("debian12", gpu(T4), "== disk\n/usr 90000000\n", branch="535"))["kernel-headers"]
+    assert "linux-headers-6.1.0-55-cloud-amd64" in found["remedy"]
+    newer = gpu(T4, kernel={"newest_installed": "6.1.0-56-cloud-amd64"})
+    assert "reboot into it" in failing(decide("debian12", newer, "== boot\n", branch="535"))["kernel-headers"]["remedy"]
+    there = gpu(T4, kernel={"headers_present": True})
+    assert "kernel-headers" not in failing(decide("debian12", there, "== boot\n", branch="535"))
+
+
+def test_the_compiler_is_the_kernels() -> None:
+    probe = FINE + "== proc_version\nLinux version 6.5.0-14-generic (x86_64-linux-gnu-gcc-12 (Ubuntu 12.3.0) 12.3.0)\n"
+    assert "gcc-12" in decide("ubuntu22", gpu(T4), probe)["build_packages"]
+
+
+# -- what is left alone ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "more", "action"),
+    [
+        ("580.105.08", {}, "keep"),
+        # nothing is pinned: any working driver
+        ("535.183.01", {}, "keep"),
+        ("535.183.01", {"branch": "535"}, "keep"),
+        ("535.183.01", {"version": "535.183.01"}, "keep"),
+        ("535.183.01", {"branch": "570"}, "install"),
+        ("580.105.08", {"version": "580.126.20"}, "install"),
+        ("580.105.08", {"flavour": "proprietary"}, "install"),
+        ("580.105.08", {"keep_working": False}, "install"),
+        ("580.105.08", {"state": "absent"}, "remove"),
+    ],
+)
+def test_a_working_driver_is_left_alone(version: str, more: dict[str, Any], action: str) -> None:
+    plan = decide("ubuntu22", working(version), **more)
+    assert plan["action"] == action
+    if action == "keep":
+        assert plan["items"] == []
+
+
+def test_keeping_another_branch_than_asked_for_is_said() -> None:
+    assert "keep_working" in decide("ubuntu22", working("535.183.01"))["reason"]
+
+
+def test_a_mismatch_is_not_a_working_driver() -> None:
+    facts = working("580.105.08")
+    facts["driver"].update(loaded_version="580.95.05", versions_match=False)
+    plan = decide("ubuntu22", {**facts, "usable": False, "state": "driver_library_mismatch"})
+    assert plan["action"] == "install" and plan["reboot_wanted"]
+
+
+def test_a_working_driver_of_this_role_is_looked_after_at_its_own_version() -> None:
+    probe = (
+        FINE + f"== own\n{driver_files.RECORD}\n== packages\nii nvidia-dkms-535-server 535.183.01-0ubuntu0.22.04.1\n"
+    )
+    plan = decide("ubuntu22", working("535.183.01", flavour="proprietary"), probe)
+    assert plan["action"] == "install" and plan["managed"]
+    assert plan["branch"] == "535" and plan["version"] == "535.183.01" and plan["method"] == "distribution"
+
+
+def test_a_blacklist_that_outlived_a_removal_does_not_make_a_driver_ours() -> None:
+    plan = decide("ubuntu22", working("580.105.08"), FINE + f"== own\n{driver_files.NOUVEAU}\n")
+    assert plan["action"] == "keep"
+
+
+def test_no_card_no_driver_unless_asked_for() -> None:
+    assert decide("debian12", gpu())["action"] == "skip"
+    assert decide("debian12", gpu())["items"] == []
+    plan = decide("debian12", gpu(), without_gpu="install", branch="535")
+    assert plan["action"] == "install" and not failing(plan)
+
+
+@pytest.mark.parametrize("state", ["gpu_off_bus", "gpu_lost", "gpu_passed_through"])
+def test_a_broken_card_is_no_reason_to_install_anything(state: str) -> None:
+    facts = {**working("580.105.08"), "usable": False, "state": state, "detail": "the card is gone"}
+    plan = decide("ubuntu22", facts)
+    assert plan["action"] == "state" and "the card is gone" in plan["reason"]
+
+
+# -- refusals -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_books_runfile_on_a_kernel_that_it_does_not_know() -> None:
+    plan = decide("rocky95", gpu(T4), method="runfile", version="525.85.05")
+    assert "580" in failing(plan)["kernel-limit"]["remedy"]
+    newer = {**system("debian12"), "kernel": "6.5.0-14-generic"}
+    plan = driver.decide(settings(method="runfile", version="525.85.05"), newer, gpu(T4), FINE)
+    assert "kernel-limit" in failing(plan)
+    assert "kernel-limit" not in failing(decide("debian12", gpu(T4), method="runfile", version="525.85.05"))
+
+
+SIGNED = {"secure_boot": True, "headers_present": True}
+
+
+@pytest.mark.parametrize(
+    ("where", "mode", "ok"),
+    [
+        ("ubuntu22", "refuse", False),
+        ("ubuntu22", "signed", True),
+        ("debian12", "signed", False),
+        ("debian12", "stage_mok", True),
+        ("debian12", "ignore", True),
+        ("rocky9", "signed", True),
+    ],
+)
+def test_secure_boot(where: str, mode: str, ok: bool) -> None:
+    plan = decide(where, gpu(T4, kernel=SIGNED), secure_boot=mode)
+    assert ("secure-boot" not in failing(plan)) is ok
+    if mode == "refuse":
+        assert "stage_mok" in failing(plan)["secure-boot"]["remedy"]
+
+
+def test_lockdown_counts_as_secure_boot() -> None:
+    assert "secure-boot" in failing(decide("debian12", gpu(T4, kernel={"lockdown": "integrity"})))
+    assert "secure-boot" not in failing(decide("debian12", gpu(T4, kernel={"lockdown": "none"})))
+
+
+INSTALLED = {"library_version": "535.183.01", "module_version": "535.183.01"}
+
+
+@pytest.mark.parametrize(
+    ("where", "packages", "method"),
+    [
+        ("debian12", "ii nvidia-kernel-dkms 535.261.03-1", "distribution"),
+        ("debian12", "ii nvidia-kernel-open-dkms 580.105.08-1\nii nvidia-driver-cuda 580.105.08-1", "nvidia_repo"),
+        ("ubuntu22", "ii nvidia-dkms-580-server 580.95.05-0ubuntu0.22.04.2", "distribution"),
+        ("ubuntu22", "ii nvidia-dkms-580-open 580.95.05-0ubuntu0.22.04.2", "distribution"),
+        ("ubuntu22", "ii nvidia-dkms-580-open 580.95.05-0ubuntu1", "nvidia_repo"),
+        ("rocky9", "ii kmod-nvidia-open-dkms 3:580.95.05-1.el9", "nvidia_repo"),
+        ("rocky9", "ii akmod-nvidia 3:580.95.05-1.el9", "unknown"),
+        ("arch", "ii nvidia-open-dkms 590.48.01-3", "distribution"),
+        # configuration files of a removed package are no driver
+        ("debian12", "rc nvidia-kernel-dkms 535.261.03-1", "unknown"),
+    ],
+)
+def test_by_which_method_a_driver_came(where: str, packages: str, method: str) -> None:
+    plan = decide(where, gpu(T4, driver=INSTALLED), f"{FINE}== packages\n{packages}\n", keep_working=False, branch="")
+    assert plan["installed"]["method"] == method
+
+
+def test_a_runfile_is_known_by_its_uninstaller() -> None:
+    probe = FINE + "== uninstaller\n/usr/bin/nvidia-uninstall\n"
+    plan = decide("ubuntu22", gpu(T4, driver=INSTALLED), probe, method="distribution")
+    found = failing(plan)["one-method"]
+    assert "runfile" in found["detail"] and "nvidia_driver_switch_method: true" in found["remedy"]
+    agreed = decide("ubuntu22", gpu(T4, driver=INSTALLED), probe, method="distribution", switch_method=True)
+    assert "one-method" not in failing(agreed) and agreed["remove_installer"] == "runfile"
+
+
+def test_auto_stays_with_the_method_that_is_there() -> None:
+    probe = FINE + "== packages\nii nvidia-dkms-580-open 580.95.05-0ubuntu1\n"
+    assert decide("ubuntu22", gpu(T4, driver=INSTALLED), probe)["method"] == "nvidia_repo"
+
+
+def test_processes_on_the_gpu_stop_an_exchange_but_not_a_look() -> None:
+    probe = (
+        FINE
+        + f"== own\n{driver_files.RECORD}\n== users\n4711 python3\n"
+    probe += "== packages\nii nvidia-dkms-580-server-open 580.95.05-0ubuntu0.1\n"
+    )
+    same = decide("ubuntu22", working("580.95.05"), probe)
+    assert "gpu-in-use" not in failing(same)
+    other = decide("ubuntu22", working("580.95.05"), probe, version="580.126.20")
+    assert "python3 (4711)" in failing(other)["gpu-in-use"]["detail"]
+    assert "gpu-in-use" not in failing(
+        decide("ubuntu22", working("580.95.05"), probe, version="580.126.20", reboot="auto")
+    )
+
+
+def test_a_display_is_stopped_only_by_consent() -> None:
+    probe = FINE + "== display\nactive\n"
+    facts = gpu(T4, kernel={"nouveau_loaded": True})
+    assert "display" in failing(decide("ubuntu22", facts, probe))
+    assert "display" not in failing(decide("ubuntu22", facts, probe, stop_display=True))
+    # a display that is drawn by another card
+    assert "display" not in failing(decide("ubuntu22", gpu(T4), probe))
+
+
+def test_room_on_the_disks() -> None:
+    found = failing(decide("ubuntu22", gpu(T4), "== headers_candidate\n1\n== disk\n/usr 90000000\n/var 1000000\n"))[
+        "disk"
+    ]
+    assert "/var has 1.0 GiB" in found["detail"] and "2.0 GiB" in found["detail"]
+
+
+def test_a_runfile_needs_room_and_exec_in_its_folder() -> None:
+    probe = "== headers_candidate\n1\n== disk\n/var/tmp 1000000\n== tmp_noexec\nnoexec\n"
+    assert {"disk", "tmpdir"} <= set(
+        failing(decide("ubuntu22", gpu(T4), probe, method="runfile", version="580.105.08"))
+    )
+
+
+def test_all_problems_at_once() -> None:
+    facts = gpu(P100, kernel={"secure_boot": True})
+    plan = decide("ubuntu22", facts, "== disk\n/var 1\n", branch="590", flavour="open")
+    assert {"driver-drives-card", "module-flavour", "kernel-headers", "secure-boot", "disk"} <= set(failing(plan))
+
+
+def test_a_branch_that_the_distribution_has_not() -> None:
+    found = failing(decide("debian12", gpu(T4), method="distribution"))["source"]
+    assert "580" in found["detail"] and "nvidia_repo" in found["remedy"] and "'535'" in found["remedy"]
+
+
+def test_proprietary_modules_on_arch() -> None:
+    assert "AUR" in failing(decide("arch", gpu(P100), method="distribution", branch=""))["source"]["remedy"]
+
+
+# -- the runfile ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_runfile_without_version_is_an_error_in_words() -> None:
+    with pytest.raises(driver.DriverError, match="nvidia_driver_version"):
+        decide("ubuntu22", gpu(T4), method="runfile")
+
+
+def test_the_hash_of_a_known_release_is_known() -> None:
+    run = decide("debian12", gpu(T4), method="runfile", version="525.85.05")["runfile"]
+    assert run["sha256"] == "ea63b4253403b224bb7313a8977a920dfe9d203d661dd5f6fc26585a70179140"
+    assert run["urls"] == [
+        "https://us.download.nvidia.com/XFree86/Linux-x86_64/525.85.05/NVIDIA-Linux-x86_64-525.85.05.run"
+    ]
+    assert "sha256" in failing(decide("debian12", gpu(T4), method="runfile", version="525.60.13"))["source"]["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("branch", "flavour", "there", "not_there"),
+    [
+        (
+            525,
+            "proprietary",
+            {"--silent", "--dkms"},
+            {"--skip-module-load", "--allow-installation-with-running-driver", "-M=open"},
+        ),
+        (535, "open", {"-m=kernel-open"}, {"-M=open"}),
+        (545, "open", {"--allow-installation-with-running-driver", "-m=kernel-open"}, {"--skip-module-load"}),
+        (580, "open", {"-M=open", "--skip-module-load"}, {"-m=kernel-open"}),
+        (580, "proprietary", {"-M=proprietary"}, {"-M=open"}),
+    ],
+)
+def test_options_of_the_branch(branch: int, flavour: str, there: set[str], not_there: set[str]) -> None:
+    options = set(driver_table.runfile_options(branch, flavour, True))
+    assert there <= options and not not_there & options
+
+
+# -- sources and files ----------------------------------------------------------------------------------------------------
+
+
+def test_debians_components_come_from_where_the_node_already_fetches() -> None:
+    plan = decide("debian12", gpu(T4), branch="535")
+    (source,) = plan["sources"]
+    text = source["content"]
+    assert text.count("Components: contrib non-free non-free-firmware") == 2
+    assert "URIs: http://mirror.example.org/debian-security\nSuites: bookworm-security" in text
+    assert text.count("Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg") == 2
+
+
+def test_components_that_are_enabled_are_not_added_again() -> None:
+    enabled = DEBIAN_SOURCES.replace("Components: main", "Components: main contrib non-free non-free-firmware")
+    assert decide("debian12", gpu(T4), FINE + enabled, branch="535")["sources"] == []
+
+
+def test_one_line_sources_and_our_own_file() -> None:
+    lines = (
+        "|# /etc/apt/sources.list\n|deb [arch=amd64 signed-by=/k.gpg] http://m.example.org/debian bookworm main # x\n"
+    )
+    own = f"|# {driver_files.DEBIAN_SOURCE}\n|URIs: http://m.example.org/debian\n|Suites: bookworm\n"
+    own += "|Components: non-free contrib\n"
+    (source,) = decide("debian12", gpu(T4), FINE + "== targets\n" + lines + own, branch="535")["sources"]
+    assert "URIs: http://m.example.org/debian\nSuites: bookworm\n" in source["content"]
+    assert "Signed-By: /k.gpg" in source["content"]
+
+
+def test_nvidias_repository_through_a_mirror() -> None:
+    plan = decide("debian12", gpu(T4), mirror_profile="depot")
+    (source,) = plan["sources"]
+    assert "https://depot.gpufleet.test/nvidia/" in source["content"] and "Suites: /" in source["content"]
+    assert plan["keys"][0]["fingerprints"] == ["EB693B3035CD5710E231E123A4B469963BF863CC"]
+
+
+def test_unattended_upgrades_leaves_the_driver_alone_and_nothing_else() -> None:
+    import re
+
+    patterns = [re.compile(p) for p in driver_files.BLACKLIST]
+
+    def spared(name: str) -> bool:
+        return any(p.match(name) for p in patterns)
+
+    for name in (
+        "nvidia-dkms-580-open",
+        "libnvidia-compute-580",
+        "libcuda1",
+        "linux-modules-nvidia-580-server-generic",
+    ):
+        assert spared(name), name
+    for name in (
+        "nvidia-container-toolkit",
+        "libnvidia-container1",
+        "linux-image-generic",
+        "openssl",
+        "nvidia-cuda-toolkit",
+    ):
+        assert not spared(name), name
+
+
+def test_what_is_not_asked_for_is_not_written_and_is_taken_away() -> None:
+    plan = decide(
+        "debian12", gpu(T4), branch="535", unattended_upgrades_blacklist=False, persistenced=False, nouveau="leave"
+    )
+    assert {f["path"] for f in plan["files"]} <= {driver_files.PREFERENCES}
+    gone = {i["path"] for i in plan["items"] if i["kind"] == "absent"}
+    assert {driver_files.UNATTENDED, driver_files.PERSISTENCED} <= gone
+
+
+def test_every_package_that_is_held_is_watched_and_in_one_version() -> None:
+    plan = decide("debian12", gpu(T4), version="535.261.03", method="distribution", branch="")
+    for item in plan["items"]:
+        if item["kind"] == "package" and item["state"] == "present":
+            assert item["hold"] is True
+    versions = {p["version"] for p in plan["packages"] if p["coupled"]}
+    assert versions == {"535.261.03-*"}
+
+
+def test_the_other_flavours_module_is_never_as_wanted() -> None:
+    facts = gpu(T4, driver={**INSTALLED, "flavour": "open"})
+    probe = FINE + "== packages\nii nvidia-open-kernel-dkms 535.183.01-1\n"
+    keys = {i.get("key") for i in decide("debian12", facts, probe, branch="535")["items"]}
+    assert "module:flavour" in keys
+
+
+def test_a_driver_in_pieces_is_not_stayed_with() -> None:
+    """Half installed: library there, no module for any kernel. The newest complete version is taken instead."""
+    facts = gpu(T4, driver={"library_version": "535.261.03"})
+    probe = FINE + "== packages\niF nvidia-kernel-dkms 535.261.03-1\n"
+    assert decide("debian12", facts, probe, branch="535")["version"] == ""
+    dkms = [{"module": "nvidia-current", "version": "535.261.03", "kernel": "x", "state": "installed"}]
+    assert decide("debian12", {**facts, "dkms": dkms}, probe, branch="535")["version"] == "535.261.03"
+
+
+# -- removal --------------------------------------------------------------------------------------------------------------
+
+
+def test_removal_names_what_is_there_whatever_the_variables_say() -> None:
+    probe = (
+        FINE
+        + "== packages\nhi nvidia-dkms-570-open 570.1-0ubuntu1\nii nvidia-driver-pinning-570 570-1\n"
+        + "ii linux-image-generic 1\n"
+    )
+    plan = decide("ubuntu22", gpu(T4, driver=INSTALLED), probe, state="absent", version="580.105.08")
+    assert plan["action"] == "remove"
+    assert plan["absent_packages"] == ["nvidia-dkms-570-open", "nvidia-driver-pinning-570"]
+    paths = {i["path"] for i in plan["items"] if i["kind"] == "absent"}
+    assert driver_files.NOUVEAU not in paths
+    back = decide("ubuntu22", gpu(T4), probe, state="absent", nouveau_back=True)
+    assert driver_files.NOUVEAU in {i.get("path") for i in back["items"]}
+
+
+def test_the_repository_stays_while_the_role_cuda_uses_it() -> None:
+    probe = FINE + "== cuda_repository\n/var/lib/gpufleet/cuda/12.4.toolkit\n"
+    used = {i.get("path") for i in decide("debian12", gpu(T4), probe, state="absent")["items"]}
+    free = {i.get("path") for i in decide("debian12", gpu(T4), state="absent")["items"]}
+    source = "/etc/apt/sources.list.d/gpufleet-nvidia.sources"
+    assert source in free and source not in used
+
+
+def test_the_plan_always_has_all_keys() -> None:
+    for facts, more in ((gpu(), {}), (gpu(T4), {}), (working("580.105.08"), {}), (gpu(T4), {"state": "absent"})):
+        assert set(decide("debian12", facts, **more)) == set(driver.EMPTY)
+
+
+def test_the_rows_of_the_table_have_the_same_keys_and_known_sources() -> None:
+    table = driver_table.table()
+    for name in ("offers", "packages", "build", "module_streams"):
+        keys = {frozenset(row) for row in table[name]}
+        assert len(keys) == 1, name
+        assert {row["source"] for row in table[name]} <= set(table["sources"])
+
+
+def test_own_files_are_the_same_on_both_sides() -> None:
+    text = (ROOT / "roles/nvidia_driver/vars/main.yml").read_text()
+    assert yaml.safe_load(text)["__nvidia_driver_own_files"] == list(driver_files.OWN)
+    assert yaml.safe_load(text)["__nvidia_driver_record"] == driver_files.RECORD
