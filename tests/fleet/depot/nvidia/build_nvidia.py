@@ -325,6 +325,7 @@ def ubuntu_archive(out: Path, library: bytes, modules: dict[str, dict[str, bytes
             **unit_scripts("nvidia-persistenced.service") | only["nvidia-compute-utils"],
         )
         apt.add(f"nvidia-kernel-common{s}", v, content.firmware(version))
+        apt.add(f"libnvidia-cfg1{s}", v, {f"{LIBDIR}/libnvidia-cfg.so.{version}": File("fixture\n")})
         apt.add(
             f"nvidia-fabricmanager-{branch}",
             v,
@@ -340,6 +341,7 @@ def ubuntu_archive(out: Path, library: bytes, modules: dict[str, dict[str, bytes
                 Depends=f"nvidia-kernel-common{s} {same}",
                 **driver_scripts(version),
             )
+            apt.add(f"nvidia-kernel-source{s}{tail}", v, {})
             for kind in ("generic", "aws", "azure", "gcp"):
                 apt.add(
                     f"linux-modules-nvidia{s}{tail}-{kind}",

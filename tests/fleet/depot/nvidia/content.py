@@ -12,6 +12,12 @@ from deb import File, link, script
 DKMS_ADD = r"""
 kernel=${GPUFLEET_KERNEL:-$(cat /etc/gpufleet-fixture/kernel 2>/dev/null || uname -r)}
 state=/var/lib/dkms/nvidia/@VERSION@
+if [ -e "/lib/modules/$kernel/build/scripts/basic/fixdep" ] && grep -q autoinstall "$(command -v dkms)" && ! grep -q FIXTURE "$(command -v dkms)"; then
+    # A machine with a real kernel's headers: the module in /usr/src is really built.
+    dkms status -m nvidia -v @VERSION@ | grep -q . || dkms add -m nvidia -v @VERSION@
+    dkms build -m nvidia -v @VERSION@ -k "$kernel"
+    dkms install --force -m nvidia -v @VERSION@ -k "$kernel"
+else
 mkdir -p "$state"
 ln -sfn /usr/src/nvidia-@VERSION@ "$state/source"
 if [ -e /etc/gpufleet-fixture/dkms-fails ]; then
@@ -28,9 +34,13 @@ for module in nvidia nvidia-uvm; do
     cp "/usr/src/nvidia-@VERSION@/$module.ko" "/lib/modules/$kernel/@FOLDER@/$module.ko"
 done
 ln -sfn "@VERSION@/$kernel/x86_64" "/var/lib/dkms/nvidia/kernel-$kernel-x86_64"
-if command -v depmod >/dev/null; then depmod -a "$kernel" || :; fi
+if [ -x /sbin/depmod ]; then /sbin/depmod -a "$kernel" 2>/dev/null || :; fi
+fi
 """
 DKMS_REMOVE = r"""
+if [ -e /var/lib/dkms/nvidia/@VERSION@ ] && grep -q autoinstall "$(command -v dkms)" 2>/dev/null && ! grep -q FIXTURE "$(command -v dkms)"; then
+    dkms remove -m nvidia -v @VERSION@ --all >/dev/null 2>&1 || :
+fi
 for built in /var/lib/dkms/nvidia/@VERSION@/*/x86_64; do
     [ -d "$built" ] || continue
     kernel=$(basename "$(dirname "$built")")
@@ -118,13 +128,59 @@ def libraries(version: str, libdir: str, nvml: bytes) -> dict[str, File]:
     return tree
 
 
+MODULE_C = r"""/* FIXTURE: a module that is called nvidia, has NVIDIA's version, and drives nothing. */
+#include <linux/module.h>
+#include <linux/proc_fs.h>
+#include <linux/seq_file.h>
+static struct proc_dir_entry *folder;
+static int show(struct seq_file *file, void *unused)
+{
+	seq_puts(file, "NVRM version: NVIDIA UNIX @KIND@  @VERSION@  Release Build  (gpufleet fixture)\nGCC version:  fixture\n");
+	return 0;
+}
+static int __init start(void)
+{
+	folder = proc_mkdir("driver/nvidia", NULL);
+	if (!folder)
+		return -ENOMEM;
+	proc_create_single("version", 0444, folder, show);
+	return 0;
+}
+static void __exit stop(void)
+{
+	proc_remove(folder);
+}
+module_init(start);
+module_exit(stop);
+MODULE_VERSION("@VERSION@");
+MODULE_LICENSE("@LICENCE@");
+"""
+UVM_C = r"""/* FIXTURE */
+#include <linux/module.h>
+MODULE_VERSION("@VERSION@");
+MODULE_LICENSE("@LICENCE@");
+"""
+
+
 def module_source(version: str, module: bytes) -> dict[str, File]:
-    """/usr/src/nvidia-VERSION; the module is there already, as there are no headers to build it for in a container."""
+    """/usr/src/nvidia-VERSION: source that a machine with headers builds, and, for a container, an object file."""
+    is_open = b"Dual MIT/GPL" in module
     conf = f'PACKAGE_NAME="nvidia"\nPACKAGE_VERSION="{version}"\nAUTOINSTALL="yes"\n'
-    conf += 'BUILT_MODULE_NAME[0]="nvidia"\nDEST_MODULE_LOCATION[0]="/kernel/drivers/char/drm"\n'
+    conf += 'MAKE[0]="make -C $kernel_source_dir M=$dkms_tree/$module/$module_version/build modules"\n'
+    for number, name in enumerate(("nvidia", "nvidia-uvm")):
+        conf += f'BUILT_MODULE_NAME[{number}]="{name}"\nDEST_MODULE_LOCATION[{number}]="/updates/dkms"\n'
     source = f"usr/src/nvidia-{version}"
+    kind = "Open Kernel Module for x86_64" if is_open else "x86_64 Kernel Module"
+
+    def code(text: str) -> File:
+        text = text.replace("@LICENCE@", "Dual MIT/GPL" if is_open else "NVIDIA").replace("@KIND@", kind)
+        return File(filled(text, version))
+
     return {
         f"{source}/dkms.conf": File(conf),
+        f"{source}/Makefile": File("obj-m := nvidia.o nvidia-uvm.o\n"),
+        f"{source}/nvidia.c": code(MODULE_C),
+        f"{source}/nvidia-uvm.c": code(UVM_C),
         f"{source}/nvidia.ko": File(module),
         f"{source}/nvidia-uvm.ko": File(module),
     }

@@ -220,7 +220,27 @@ def cuda(target: Path, work: Path) -> list[Path]:
 
 DKMS = r"""#!/bin/sh
 # FIXTURE: dkms. Lists what is registered; the fixture packages register themselves.
-[ "$1" = status ] || { echo "dkms fixture: only status" >&2; exit 1; }
+if [ "$1" = autoinstall ]; then
+    kernel=${3:-$(uname -r)}
+    for folder in /var/lib/dkms/nvidia/*/; do
+        [ -L "${folder%/}" ] && continue
+        source=/usr/src/nvidia-$(basename "$folder")
+        [ -e "$source/nvidia.ko" ] || continue
+        if [ -e /etc/gpufleet-fixture/dkms-fails ]; then
+            mkdir -p "$folder/build"
+            echo "fatal error: linux/vmalloc.h: No such file or directory" > "$folder/build/make.log"
+            exit 10
+        fi
+        target=/lib/modules/$kernel/@FOLDER@
+        mkdir -p "$folder/$kernel/x86_64/module" "$target"
+        cp "$source"/*.ko "$folder/$kernel/x86_64/module/"
+        cp "$source"/*.ko "$target/"
+        rm -rf "$folder/build"
+        ln -sfn "$(basename "$folder")/$kernel/x86_64" "/var/lib/dkms/nvidia/kernel-$kernel-x86_64"
+    done
+    exit 0
+fi
+[ "$1" = status ] || { echo "dkms fixture: only status and autoinstall" >&2; exit 1; }
 for folder in /var/lib/dkms/*/*/; do
     [ -L "${folder%/}" ] && continue
     [ -d "$folder" ] || continue
@@ -237,7 +257,7 @@ done
 COMPILER = "#!/bin/sh\n# FIXTURE: a compiler that is there and compiles nothing.\nexit 0\n"
 
 
-def build_tools(kernel_folder: str) -> dict[str, dict[str, File]]:
+def build_tools(kernel_folder: str, dkms_folder: str) -> dict[str, dict[str, File]]:
     """dkms, gcc, make and the running kernel's headers, each as a tree."""
     kernel = os.uname().release
     headers = {
@@ -246,20 +266,51 @@ def build_tools(kernel_folder: str) -> dict[str, dict[str, File]]:
         f"usr/lib/modules/{kernel}/build": deb.link(f"/{kernel_folder}"),
     }
     return {
-        "dkms": {"usr/sbin/dkms": script(DKMS)},
+        "dkms": {"usr/sbin/dkms": script(filled(DKMS, "", dkms_folder))},
         "gcc": {"usr/bin/gcc": script(COMPILER), "usr/bin/cc": deb.link("gcc")},
         "make": {"usr/bin/make": script(COMPILER)},
         "headers": headers,
     }
 
 
+def debian(*names: str) -> Path:
+    """Debian's packages of these names, unpacked into one folder."""
+    work = Path("/tmp/debian-packages") / names[0]
+    work.mkdir(parents=True)
+    run("apt-get", "update", "-q")
+    run("apt-get", "download", "-q", *names, cwd=work)
+    for package in work.glob("*.deb"):
+        run("dpkg-deb", "--extract", str(package), str(work / "root"))
+    return work
+
+
+def kmod() -> dict[str, File]:
+    """modprobe, modinfo, depmod and lsmod: Debian's own."""
+    work = debian("kmod", "libkmod2") / "root"
+    tree: dict[str, File] = {}
+    for path in sorted(work.rglob("*")):
+        inside = str(path.relative_to(work))
+        # the root of every image has /bin, /sbin and /lib as links into /usr
+        place = inside if inside.startswith(("usr/", "etc/")) else f"usr/{inside}"
+        if "/share/" in place or place.startswith("etc/") or not (path.is_symlink() or path.is_file()):
+            continue
+        tree[place] = (
+            deb.link(os.readlink(path)) if path.is_symlink() else File(path.read_bytes(), path.stat().st_mode & 0o777)
+        )
+    return tree
+
+
+EPEL_REPO = """[epel]
+name=Extra Packages for Enterprise Linux 9 (fixture)
+baseurl=https://depot.gpufleet.test/nvidia/distribution/epel9/$basearch/
+enabled=1
+gpgcheck=0
+"""
+
+
 def versionlock() -> Tree:
     """dnf's real plug-in, from Debian's package."""
-    work = Path("/tmp/dnf-plugins")
-    work.mkdir()
-    run("apt-get", "update", "-q")
-    run("apt-get", "download", "-q", "dnf-plugins-core", cwd=work)
-    run("dpkg-deb", "--extract", str(next(work.glob("*.deb"))), str(work / "root"))
+    work = debian("dnf-plugins-core")
     tree: dict[str, File] = {}
     for path in sorted((work / "root").rglob("*")):
         inside = str(path.relative_to(work / "root"))
@@ -274,13 +325,15 @@ def distribution_rhel(out: Path, work: Path) -> None:
     kernel = os.uname().release
     version, _dash, release = kernel.partition("-")
     release = release.replace("-", "_") or "1"
-    tools = build_tools(f"usr/src/kernels/{kernel}")
+    tools = build_tools(f"usr/src/kernels/{kernel}", "extra")
     epel, base = out / "distribution/epel9/x86_64", out / "distribution/rhel9/x86_64"
     build_rpms(epel, work, "3.1.8", "1.el9", 0, [Rpm("dkms", tools["dkms"], ["gcc", "make"], noarch=True)])
     build_rpms(base, work, "11.5.0", "1.el9", 0, [Rpm("gcc", tools["gcc"]), Rpm("make", tools["make"])])
     build_rpms(base, work, version, release, 0, [
         Rpm("kernel-devel", tools["headers"], provides=[f"kernel-devel-{kernel}"]),
         Rpm("kernel-devel-matched", {}, ["kernel-devel"]),
+        Rpm("kmod", kmod()),
+        Rpm("epel-release", {"etc/yum.repos.d/epel.repo": File(EPEL_REPO)}, noarch=True),
         Rpm("kernel-headers", {}),
     ])  # fmt: skip
     build_rpms(base, work, "4.3.0", "16.el9", 0, [Rpm("python3-dnf-plugin-versionlock", versionlock(), noarch=True)])
@@ -367,9 +420,11 @@ def arch_driver(
 
 def arch(out: Path, work: Path, library: bytes, modules: dict[str, dict[str, bytes]]) -> None:
     """`distribution/arch` is the newest state of Arch's `extra`, `distribution/arch-before` an older one."""
+    shutil.rmtree("/tmp/debian-packages/kmod", ignore_errors=True)
+    modules_tools = kmod()
     for state, versions in (("arch", ("590.48.01", "580.126.20")), ("arch-before", ("590.44.01", "580.105.08"))):
         target, own = out / "distribution" / state / "x86_64", work / state
-        tools = build_tools(f"usr/lib/modules/{os.uname().release}/build")
+        tools = build_tools(f"usr/lib/modules/{os.uname().release}/build", "updates/dkms")
         headers = {path: file for path, file in tools["headers"].items() if not file.link}
         kernel = os.uname().release.replace("-", ".") + "-1"
         made = [
@@ -377,6 +432,7 @@ def arch(out: Path, work: Path, library: bytes, modules: dict[str, dict[str, byt
             pacman(target, own, "gcc", "15.2.1-1", tools["gcc"]),
             pacman(target, own, "make", "4.4.1-1", tools["make"]),
             pacman(target, own, "linux-headers", kernel, headers),
+            pacman(target, own, "kmod", "34.2-1", modules_tools),
             pacman(target, own, "cuda", "13.0.2-1" if state == "arch" else "12.4.1-1", content.toolkit("13.0.2" if state == "arch" else "12.4.1", "opt/cuda")),
             pacman(target, own, "cudnn", "9.5.1.17-1", {"usr/lib/libcudnn.so.9.5.1": File("fixture\n")}, depend=["cuda"]),
             *arch_driver(target, own, versions[0], library, modules[versions[0]]),

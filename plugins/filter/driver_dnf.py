@@ -1,0 +1,29 @@
+# Copyright: gpufleet.llm contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filters of the role nvidia_driver for dnf and for runfiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import driver_dnf
+
+
+def driver_transaction(text: str, removals: list[str] | None = None) -> dict[str, Any]:
+    """What dnf --assumeno would do, and what of it must not be."""
+    return driver_dnf.read_transaction(text, removals or [])
+
+
+def driver_runfile_log(text: str, said: str = "") -> dict[str, Any]:
+    """Why NVIDIA's installer failed."""
+    return driver_dnf.read_log(text, said)
+
+
+class FilterModule:
+    """What ansible-core loads."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Name -> function."""
+        return {"driver_transaction": driver_transaction, "driver_runfile_log": driver_runfile_log}
