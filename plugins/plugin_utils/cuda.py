@@ -446,7 +446,7 @@ def decide(settings: Mapping[str, Any], system: Mapping[str, Any]) -> dict[str, 
     @param settings: C({state, toolkits, method, default, path, ld_so_conf, exclusive, block_driver_packages, root, tmpdir,
         cache, repo_base_url, repo_key_url, repo_key_fingerprints, mirror_profile, mirror_overrides}).
     @param system: C({distribution, os_family, version, machine, package_manager, distribution_packages,
-        distribution_prefix, repository_packages, runfile_packages, cudnn_packages}).
+        distribution_prefix, repository_packages, runfile_packages}).
     @returns: C({toolkits, default, link, target, repository, pin, files, absent_files, items, packages, nothing}).
     @raises CudaError, nvidia_repository.RepositoryError, mirrors.MirrorError: the text is for the user.
     """
@@ -495,7 +495,6 @@ def decide(settings: Mapping[str, Any], system: Mapping[str, Any]) -> dict[str, 
     packages = [
         *(system["repository_packages"] if repository else []),
         *(system["runfile_packages"] if any(t["method"] == "runfile" for t in present) else []),
-        *(system["cudnn_packages"] if any(t["cudnn"] for t in present) else []),
     ]
     exclusive = bool_of(settings["exclusive"]) or away
     items: list[dict[str, Any]] = []
