@@ -411,7 +411,7 @@ def test_processes_on_the_gpu_stop_an_exchange_but_not_a_look() -> None:
     probe = (
         FINE
         + f"== own\n{driver_files.RECORD}\n== users\n4711 python3\n"
-    probe += "== packages\nii nvidia-dkms-580-server-open 580.95.05-0ubuntu0.1\n"
+        + "== packages\nii nvidia-dkms-580-server-open 580.95.05-0ubuntu0.1\n"
     )
     same = decide("ubuntu22", working("580.95.05"), probe)
     assert "gpu-in-use" not in failing(same)
