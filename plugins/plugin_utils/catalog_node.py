@@ -25,6 +25,7 @@ Item = dict[str, Any]
 # Everything that the role makes below its root. What other roles put there (conda) is not its to remove.
 FOLDERS = ("code", "weights", "envs", "results", "tools", "home")
 HUB = "https://huggingface.co"
+DEEP = "A run with llm_model_deep=true reads every file of the environment and the weights and heals what was changed."
 # What must stay free beside everything that is still to come.
 RESERVE_BYTES = 256 << 20
 _VERSION = re.compile(r"3\.\d+\Z")
@@ -343,13 +344,15 @@ def outcome(
     for name, test in failed.items():
         error = test.get("error") or {}
         detail = str(test.get("msg", "")).splitlines()[0] if test.get("msg") else "the model did not answer"
-        cause = f" {error['title']}: {error['cause']}" if error.get("id", "unknown") != "unknown" else ""
+        known = error.get("id", "unknown") != "unknown"
+        cause = f" {error['title']}: {error['cause']}" if known else ""
+        remedy = str(error.get("remedy", ""))
         checks.append(
             {
                 "name": f"smoke:{name}",
                 "ok": False,
                 "detail": detail + cause,
-                "remedy": str(error.get("remedy", "")),
+                "remedy": remedy if known else f"{remedy} {DEEP}".strip(),
                 "class": str(error.get("class", "other")),
             }
         )
