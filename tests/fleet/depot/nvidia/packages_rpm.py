@@ -286,7 +286,7 @@ def debian(*names: str) -> Path:
 
 def kmod() -> dict[str, File]:
     """modprobe, modinfo, depmod and lsmod: Debian's own."""
-    work = debian("kmod", "libkmod2") / "root"
+    work = debian("kmod") / "root"
     tree: dict[str, File] = {}
     for path in sorted(work.rglob("*")):
         inside = str(path.relative_to(work))
@@ -451,7 +451,13 @@ def build(
 ) -> None:
     """Write the rpm and pacman repositories below out."""
     folder = out / "compute/cuda/repos/rhel9/x86_64"
-    packages = {v: build_rpms(folder, work / "v", v, "1.el9", EPOCH, driver(v, library, modules[v])) for v in versions}
+    packages: dict[str, list[Path]] = {}
+    for v in versions:
+        # Both flavours have the same files, so they are built apart.
+        parts = driver(v, library, modules[v])
+        other = [part for part in parts if part.name == "kmod-nvidia-latest-dkms"]
+        packages[v] = build_rpms(folder, work / "v", v, "1.el9", EPOCH, [part for part in parts if part not in other])
+        packages[v] += build_rpms(folder, work / "v", v, "1.el9", EPOCH, other)
     rest = cuda(folder, work / "cuda")
     sign.rpms([path for paths in packages.values() for path in paths] + rest)
     flat = out / "compute/cuda/repos/rhel10/x86_64"
