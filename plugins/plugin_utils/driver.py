@@ -609,7 +609,7 @@ def items(plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapping[str
     if plan["method"] == "runfile":
         out.append(_library_item(str(plan["version"])))
     if plan["build"] or plan["method"] == "runfile":
-        scope = "running" if settings["kernel_headers"] == "auto" else "all"
+        scope = "running" if settings["kernel_headers"] in ("auto", "") else "all"
         argv = ["/bin/sh", "-c", MODULE_SCRIPT, "sh", plan["version"], scope]
         out.append({"kind": "command", "key": "module:built", "argv": argv, "stdout": "ok"})
     if plan["installed"]["version"] and gpu["driver"]["flavour"] not in (None, plan["flavour"]):

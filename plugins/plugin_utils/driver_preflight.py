@@ -162,7 +162,8 @@ def _build(
         return
     kernel = system["kernel"]
     if settings["kernel_headers"] != "auto":
-        yield _check("kernel-headers", True, f"built for the kernels of {settings['kernel_headers']}, as asked for", "")
+        what = f"built for the kernels of {settings['kernel_headers']}" if settings["kernel_headers"] else "no headers package"
+        yield _check("kernel-headers", True, f"{what}, as asked for", "")
         return
     present = bool(gpu["kernel"]["headers_present"]) or kernel in node["modules"]
     ok = present or bool(node["headers_candidate"]) or plan["package_manager"] != "apt"
