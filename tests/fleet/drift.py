@@ -121,6 +121,10 @@ COMMANDS = {
     "smoke:": "rm -f /opt/gpufleet/results/{rest}.json",
     "certificate:": "rm -f /etc/nginx/gpufleet/tls/{rest}.crt",
     "selinux:": "",
+    "toolkit:": "rm -f /usr/local/cuda-{rest}/bin/nvcc",
+    "cudnn:": "rm -f /usr/local/cuda-{rest}/include/cudnn_version.h",
+    "default:cuda": "ln -sfn /nonexistent /usr/local/cuda",
+    "pin:no-driver": "rm -f /etc/apt/preferences.d/zz-gpufleet-cuda-no-driver",
 }
 
 
