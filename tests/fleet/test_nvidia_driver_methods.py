@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The role nvidia_driver by dnf, pacman and runfile, through a driver's whole life on the depot's fixture repositories.
+
+Package managers, module streams, version locks and runfiles are real; what is in the packages is not
+(tests/fleet/depot/README.md). The tests of one node build on each other, in the order in which they stand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from harness import Fleet, Play, running
+
+RHEL, ARCH = "rhel", "arch"
+COMMON = {
+    "nvidia_driver_mirror_profile": "depot",
+    "nvidia_driver_boot_time_command": "stat -c %Z /proc/1",
+}
+# The containers' kernel is the host's: no repository has headers of it under its own name.
+HEADERS = {RHEL: "kernel-devel-matched", ARCH: "linux-headers"}
+DRIVER_RPMS = "rpm -qa --qf '%{NAME} %{VERSION}\\n' '*nvidia*' | sort"
+MODULE = 'modinfo -F version "$(find /lib/modules -name nvidia.ko)"'
+LICENCE = 'modinfo -F license "$(find /lib/modules -name nvidia.ko)"'
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with running("driver-methods", {RHEL: "rhel9-like:t4-nodriver", ARCH: "arch-like:t4-nodriver"}) as fleet:
+        yield fleet
+
+
+def drive(fleet: Fleet, node: str, *args: str, ok: bool | None = True, **wishes: Any) -> Play:
+    """Run the role on one node."""
+    variables = {**COMMON, "nvidia_driver_kernel_headers": HEADERS[node], **{f"nvidia_driver_{k}": v for k, v in wishes.items()}}
+    return fleet.role("nvidia_driver", "--limit", node, *args, ok=ok, **variables)
+
+
+def settled(fleet: Fleet, node: str, **wishes: Any) -> None:
+    """A second run changes nothing."""
+    again = drive(fleet, node, **wishes)
+    assert again.changed(node) == 0, str(again)
+    assert not again.drift(node)
+
+
+def runfile(fleet: Fleet, version: str) -> dict[str, Any]:
+    """The wishes for a runfile of the depot."""
+    with open(fleet.inventory, encoding="utf-8") as stream:
+        known = json.load(stream)["all"]["vars"]["fleet_depot"]["nvidia"]["runfiles"]
+    sha256 = known[f"XFree86/Linux-x86_64/{version}/NVIDIA-Linux-x86_64-{version}.run"]["sha256"]
+    return {"method": "runfile", "version": version, "runfile_sha256": sha256}
+
+
+def fixture_file(fleet: Fleet, node: str, name: str, there: bool = True) -> None:
+    """Let something go wrong on a node, or right again."""
+    path = f"/etc/gpufleet-fixture/{name}"
+    fleet.sh(node, f"mkdir -p /etc/gpufleet-fixture; touch {path}" if there else f"rm -f {path}")
+
+
+def tree_of(fleet: Fleet, node: str) -> str:
+    """All files below the folders that a driver touches."""
+    return fleet.sh(node, "find /etc /usr /lib/modules /var/lib/dkms -type f -o -type l 2>/dev/null | sort")
+
+
+# -- RHEL family -----------------------------------------------------------------------------------------------------------
+
+
+def test_rhel_check_of_a_bare_node_changes_nothing(fleet: Fleet) -> None:
+    before = tree_of(fleet, RHEL)
+    play = drive(fleet, RHEL, "--check")
+    assert play.drift(RHEL)
+    assert tree_of(fleet, RHEL) == before
+
+
+def test_rhel_installs_an_exact_version_from_its_stream(fleet: Fleet) -> None:
+    wish = {"version": "580.105.08"}
+    drive(fleet, RHEL, **wish)
+    versions = dict(line.split() for line in fleet.sh(RHEL, DRIVER_RPMS).splitlines())
+    driver = {name: version for name, version in versions.items() if "nvidia" in name}
+    assert set(driver.values()) == {"580.105.08"}, driver
+    assert {"kmod-nvidia-open-dkms", "nvidia-driver-cuda", "nvidia-persistenced"} <= set(driver)
+    assert "nvidia-driver" not in driver, "headless: nothing of the desktop"
+    assert "stream=580-open" in fleet.sh(RHEL, "cat /etc/dnf/modules.d/nvidia-driver.module")
+    assert fleet.sh(RHEL, MODULE) == "580.105.08"
+    assert fleet.sh(RHEL, LICENCE) == "Dual MIT/GPL"
+    settled(fleet, RHEL, **wish)
+
+
+def test_rhel_lock_keeps_an_update_of_the_system_away(fleet: Fleet) -> None:
+    assert "580.105.08" in fleet.sh(RHEL, "dnf -q versionlock list")
+    fleet.sh(RHEL, "dnf -q -y upgrade")
+    assert fleet.sh(RHEL, MODULE) == "580.105.08"
+
+
+@pytest.mark.parametrize("version", ["580.126.20", "580.105.08"], ids=["up", "down"])
+def test_rhel_goes_up_and_down(fleet: Fleet, version: str) -> None:
+    drive(fleet, RHEL, version=version)
+    assert {line.split()[1] for line in fleet.sh(RHEL, DRIVER_RPMS).splitlines()} == {version}
+    assert fleet.sh(RHEL, MODULE) == version
+    settled(fleet, RHEL, version=version)
+
+
+def test_rhel_changes_branch_with_its_stream(fleet: Fleet) -> None:
+    drive(fleet, RHEL, branch="590")
+    assert fleet.sh(RHEL, MODULE) == "590.48.01"
+    assert "stream=590-open" in fleet.sh(RHEL, "cat /etc/dnf/modules.d/nvidia-driver.module")
+    settled(fleet, RHEL, branch="590")
+
+
+def test_rhel_changes_flavour(fleet: Fleet) -> None:
+    wish = {"branch": "580", "flavour": "proprietary"}
+    drive(fleet, RHEL, **wish)
+    assert fleet.sh(RHEL, LICENCE) == "NVIDIA"
+    assert fleet.rc(RHEL, "rpm -q kmod-nvidia-open-dkms") != 0
+    assert "stream=580-dkms" in fleet.sh(RHEL, "cat /etc/dnf/modules.d/nvidia-driver.module")
+    settled(fleet, RHEL, **wish)
+
+
+def test_rhel_a_module_that_does_not_build_is_said_and_healed(fleet: Fleet) -> None:
+    fixture_file(fleet, RHEL, "dkms-fails")
+    try:
+        failed = drive(fleet, RHEL, ok=False, version="580.105.08")
+        assert "linux/vmalloc.h" in failed.output, str(failed)
+    finally:
+        fixture_file(fleet, RHEL, "dkms-fails", there=False)
+    drive(fleet, RHEL, version="580.105.08")
+    assert fleet.sh(RHEL, MODULE) == "580.105.08"
+    settled(fleet, RHEL, version="580.105.08")
+
+
+def test_rhel_another_method_needs_consent(fleet: Fleet) -> None:
+    wish = runfile(fleet, "580.126.20")
+    before = tree_of(fleet, RHEL)
+    refused = drive(fleet, RHEL, ok=False, **wish)
+    assert "nvidia_driver_switch_method" in refused.output, str(refused)
+    assert tree_of(fleet, RHEL) == before
+
+
+def test_rhel_switches_to_the_runfile_and_back(fleet: Fleet) -> None:
+    wish = {**runfile(fleet, "580.126.20"), "switch_method": True}
+    drive(fleet, RHEL, **wish)
+    assert fleet.sh(RHEL, "rpm -qa '*nvidia*'") == ""
+    assert fleet.sh(RHEL, MODULE) == "580.126.20"
+    assert fleet.rc(RHEL, "test -x /usr/bin/nvidia-uninstall && test -e /usr/lib64/libnvidia-ml.so.580.126.20") == 0
+    settled(fleet, RHEL, **wish)
+    drive(fleet, RHEL, method="nvidia_repo", switch_method=True)
+    assert fleet.rc(RHEL, "test -e /usr/bin/nvidia-uninstall") != 0
+    assert fleet.rc(RHEL, "rpm -q nvidia-driver-cuda kmod-nvidia-open-dkms") == 0
+
+
+def test_rhel_removal_leaves_nothing(fleet: Fleet) -> None:
+    drive(fleet, RHEL, state="absent")
+    assert fleet.sh(RHEL, "rpm -qa '*nvidia*' dkms gcc epel-release") == ""
+    assert fleet.sh(RHEL, "find /lib/modules -name 'nvidia*'; ls /var/lib/dkms 2>/dev/null") == ""
+    assert fleet.sh(RHEL, "cat /etc/yum.repos.d/*nvidia* /etc/dnf/plugins/versionlock.list 2>/dev/null | grep nvidia; true") == ""
+    assert "580" not in fleet.sh(RHEL, "cat /etc/dnf/modules.d/nvidia-driver.module 2>/dev/null; true")
+    settled(fleet, RHEL, state="absent")
+
+
+# -- Arch ------------------------------------------------------------------------------------------------------------------
+
+
+def repository_state(fleet: Fleet, state: str) -> None:
+    """Let the mirror be at an older or the newest state, and the node know it, as `pacman -Sy` does."""
+    fleet.sh(ARCH, f"sed -i 's#distribution/[a-z-]*/x86_64#distribution/{state}/x86_64#' /etc/pacman.conf; pacman -Syy --noconfirm")
+
+
+def test_arch_installs_what_the_repository_has(fleet: Fleet) -> None:
+    repository_state(fleet, "arch-before")
+    drive(fleet, ARCH)
+    assert fleet.sh(ARCH, "pacman -Q nvidia-open-dkms nvidia-utils") == "nvidia-open-dkms 590.44.01-1\nnvidia-utils 590.44.01-1"
+    assert fleet.sh(ARCH, MODULE) == "590.44.01"
+    settled(fleet, ARCH)
+
+
+def test_arch_system_upgrade_leaves_the_driver_alone(fleet: Fleet) -> None:
+    repository_state(fleet, "arch")
+    fleet.sh(ARCH, "pacman -Su --noconfirm")
+    assert fleet.sh(ARCH, MODULE) == "590.44.01"
+
+
+def test_arch_goes_up_by_wish_and_down_from_what_pacman_kept(fleet: Fleet) -> None:
+    for version in ("590.48.01", "590.44.01"):
+        drive(fleet, ARCH, version=version)
+        assert fleet.sh(ARCH, MODULE) == version
+        assert fleet.sh(ARCH, "pacman -Q nvidia-utils") == f"nvidia-utils {version}-1"
+        settled(fleet, ARCH, version=version)
+
+
+def test_arch_a_version_that_is_nowhere_is_refused(fleet: Fleet) -> None:
+    refused = drive(fleet, ARCH, ok=False, version="580.95.05")
+    assert "590.48.01" in refused.output
+    assert fleet.sh(ARCH, MODULE) == "590.44.01"
+
+
+def test_arch_removal_leaves_nothing(fleet: Fleet) -> None:
+    drive(fleet, ARCH, state="absent")
+    assert fleet.sh(ARCH, "pacman -Qq | grep -E 'nvidia|dkms|gcc|^make|linux-headers'; true") == ""
+    assert fleet.sh(ARCH, "grep gpufleet /etc/pacman.conf; find /lib/modules -name 'nvidia*'; true") == ""
+    settled(fleet, ARCH, state="absent")
+
+
+# -- runfile ---------------------------------------------------------------------------------------------------------------
+
+
+def test_runfile_failure_is_told_from_the_installers_log(fleet: Fleet) -> None:
+    fixture_file(fleet, ARCH, "build-fails")
+    try:
+        failed = drive(fleet, ARCH, ok=False, **runfile(fleet, "580.105.08"))
+    finally:
+        fixture_file(fleet, ARCH, "build-fails", there=False)
+    assert "Building kernel modules" in failed.output
+    assert "assignment of read-only member" in failed.output, str(failed)
+    assert "take branch 580 or newer" in failed.output
+    assert fleet.rc(ARCH, "test -e /usr/bin/nvidia-smi") != 0
+
+
+def test_runfile_with_another_sha256_is_not_started(fleet: Fleet) -> None:
+    wish = {**runfile(fleet, "580.105.08"), "runfile_sha256": "0" * 64}
+    failed = drive(fleet, ARCH, ok=False, **wish)
+    assert "0" * 64 in failed.output
+    assert fleet.rc(ARCH, "test -e /usr/bin/nvidia-smi") != 0
+
+
+def test_runfile_killed_halfway_is_healed(fleet: Fleet) -> None:
+    wish = runfile(fleet, "580.105.08")
+    fixture_file(fleet, ARCH, "killed-halfway")
+    try:
+        drive(fleet, ARCH, ok=False, **wish)
+    finally:
+        fixture_file(fleet, ARCH, "killed-halfway", there=False)
+    drive(fleet, ARCH, **wish)
+    assert fleet.sh(ARCH, MODULE) == "580.105.08"
+    assert fleet.rc(ARCH, "test -e /usr/lib/libnvidia-ml.so.580.105.08") == 0
+    settled(fleet, ARCH, **wish)
+
+
+@pytest.mark.parametrize("version", ["580.126.20", "580.105.08"], ids=["up", "down"])
+def test_runfile_goes_up_and_down(fleet: Fleet, version: str) -> None:
+    wish = runfile(fleet, version)
+    drive(fleet, ARCH, **wish)
+    assert fleet.sh(ARCH, MODULE) == version
+    assert fleet.sh(ARCH, "ls /usr/lib/libnvidia-ml.so.5*") == f"/usr/lib/libnvidia-ml.so.{version}"
+    settled(fleet, ARCH, **wish)
+
+
+def test_runfile_older_than_the_kernel_is_refused_before_the_first_change(fleet: Fleet) -> None:
+    before = tree_of(fleet, ARCH)
+    refused = drive(fleet, ARCH, ok=False, **runfile(fleet, "525.85.05"))
+    assert "525" in refused.output and "580" in refused.output
+    assert tree_of(fleet, ARCH) == before
+
+
+def test_runfile_removal(fleet: Fleet) -> None:
+    drive(fleet, ARCH, state="absent")
+    assert fleet.sh(ARCH, "ls /usr/bin/nvidia* /usr/lib/libnvidia* /usr/src/nvidia* /var/lib/nvidia 2>/dev/null; true") == ""
+    assert fleet.sh(ARCH, "find /lib/modules -name 'nvidia*'; true") == ""
+    settled(fleet, ARCH, state="absent")
