@@ -34,7 +34,11 @@ def fleet() -> Iterator[Fleet]:
 
 def drive(fleet: Fleet, node: str, *args: str, ok: bool | None = True, **wishes: Any) -> Play:
     """Run the role on one node."""
-    variables = {**COMMON, "nvidia_driver_kernel_headers": HEADERS[node], **{f"nvidia_driver_{k}": v for k, v in wishes.items()}}
+    variables = {
+        **COMMON,
+        "nvidia_driver_kernel_headers": HEADERS[node],
+        **{f"nvidia_driver_{k}": v for k, v in wishes.items()},
+    }
     return fleet.role("nvidia_driver", "--limit", node, *args, ok=ok, **variables)
 
 
@@ -154,7 +158,12 @@ def test_rhel_removal_leaves_nothing(fleet: Fleet) -> None:
     drive(fleet, RHEL, state="absent")
     assert fleet.sh(RHEL, "rpm -qa '*nvidia*' dkms gcc epel-release") == ""
     assert fleet.sh(RHEL, "find /lib/modules -name 'nvidia*'; ls /var/lib/dkms 2>/dev/null") == ""
-    assert fleet.sh(RHEL, "cat /etc/yum.repos.d/*nvidia* /etc/dnf/plugins/versionlock.list 2>/dev/null | grep nvidia; true") == ""
+    assert (
+        fleet.sh(
+            RHEL, "cat /etc/yum.repos.d/*nvidia* /etc/dnf/plugins/versionlock.list 2>/dev/null | grep nvidia; true"
+        )
+        == ""
+    )
     assert "580" not in fleet.sh(RHEL, "cat /etc/dnf/modules.d/nvidia-driver.module 2>/dev/null; true")
     settled(fleet, RHEL, state="absent")
 
@@ -164,13 +173,19 @@ def test_rhel_removal_leaves_nothing(fleet: Fleet) -> None:
 
 def repository_state(fleet: Fleet, state: str) -> None:
     """Let the mirror be at an older or the newest state, and the node know it, as `pacman -Sy` does."""
-    fleet.sh(ARCH, f"sed -i 's#distribution/[a-z-]*/x86_64#distribution/{state}/x86_64#' /etc/pacman.conf; pacman -Syy --noconfirm")
+    fleet.sh(
+        ARCH,
+        f"sed -i 's#distribution/[a-z-]*/x86_64#distribution/{state}/x86_64#' /etc/pacman.conf; pacman -Syy --noconfirm",
+    )
 
 
 def test_arch_installs_what_the_repository_has(fleet: Fleet) -> None:
     repository_state(fleet, "arch-before")
     drive(fleet, ARCH)
-    assert fleet.sh(ARCH, "pacman -Q nvidia-open-dkms nvidia-utils") == "nvidia-open-dkms 590.44.01-1\nnvidia-utils 590.44.01-1"
+    assert (
+        fleet.sh(ARCH, "pacman -Q nvidia-open-dkms nvidia-utils")
+        == "nvidia-open-dkms 590.44.01-1\nnvidia-utils 590.44.01-1"
+    )
     assert fleet.sh(ARCH, MODULE) == "590.44.01"
     settled(fleet, ARCH)
 
@@ -255,6 +270,9 @@ def test_runfile_older_than_the_kernel_is_refused_before_the_first_change(fleet:
 
 def test_runfile_removal(fleet: Fleet) -> None:
     drive(fleet, ARCH, state="absent")
-    assert fleet.sh(ARCH, "ls /usr/bin/nvidia* /usr/lib/libnvidia* /usr/src/nvidia* /var/lib/nvidia 2>/dev/null; true") == ""
+    assert (
+        fleet.sh(ARCH, "ls /usr/bin/nvidia* /usr/lib/libnvidia* /usr/src/nvidia* /var/lib/nvidia 2>/dev/null; true")
+        == ""
+    )
     assert fleet.sh(ARCH, "find /lib/modules -name 'nvidia*'; true") == ""
     settled(fleet, ARCH, state="absent")

@@ -32,7 +32,17 @@ from fleetlib.host import CACHE, FleetError, lock, run, say, wait_for  # noqa: E
 
 TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils", "mkfs.ext4": "e2fsprogs"}
 PACKAGES = (
-    *("linux-image-amd64", "linux-headers-amd64", "initramfs-tools", "kmod", "udev", "dkms", "gcc", "make", "libc6-dev"),
+    *(
+        "linux-image-amd64",
+        "linux-headers-amd64",
+        "initramfs-tools",
+        "kmod",
+        "udev",
+        "dkms",
+        "gcc",
+        "make",
+        "libc6-dev",
+    ),
     *("grub-pc-bin", "grub-common", "xorriso", "mtools", "findutils"),
 )
 GRUB = """insmod biosdisk
@@ -175,11 +185,23 @@ class Machine:
         options = ["UserKnownHostsFile=/dev/null", "StrictHostKeyChecking=no", "IdentitiesOnly=yes", "BatchMode=yes"]
         options += ["ConnectTimeout=10", "LogLevel=ERROR"]
         flags = [flag for option in options for flag in ("-o", option)]
-        return ["ssh", "-F", "none", "-i", str(self.folder / "id_ed25519"), "-p", str(self.port), *flags, "ops@127.0.0.1"]
+        return [
+            "ssh",
+            "-F",
+            "none",
+            "-i",
+            str(self.folder / "id_ed25519"),
+            "-p",
+            str(self.port),
+            *flags,
+            "ops@127.0.0.1",
+        ]
 
     def sh(self, script: str, check: bool = True) -> str:
         """Run a root shell script in it; its output, stripped."""
-        done = subprocess.run([*self.ssh_argv(), "sudo", "sh"], input=script, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*self.ssh_argv(), "sudo", "sh"], input=script, capture_output=True, text=True, check=False
+        )
         if check and done.returncode:
             raise AssertionError(f"rc {done.returncode}: {script}\n{done.stdout}{done.stderr}")
         return done.stdout.strip()

@@ -39,7 +39,10 @@ Operation aborted.
 def test_a_transaction_is_read() -> None:
     read = read_transaction(TRANSACTION, ["*nvidia*"])
     assert read["ok"] and not read["nothing"]
-    assert read["install"] == ["kmod-nvidia-latest-dkms", "a-package-whose-name-is-so-long-that-it-fills-the-whole-column-and-the-next"]
+    assert read["install"] == [
+        "kmod-nvidia-latest-dkms",
+        "a-package-whose-name-is-so-long-that-it-fills-the-whole-column-and-the-next",
+    ]
     assert read["change"] == ["nvidia-driver-cuda"]
     assert read["remove"] == ["kmod-nvidia-open-dkms"]
 
@@ -64,7 +67,9 @@ def test_headers_are_no_kernel(name: str) -> None:
 
 
 def test_nothing_to_do_is_no_problem() -> None:
-    read = read_transaction("Package gcc-11.5.0-1.el9.x86_64 is already installed.\nDependencies resolved.\nNothing to do.\nComplete!\n")
+    read = read_transaction(
+        "Package gcc-11.5.0-1.el9.x86_64 is already installed.\nDependencies resolved.\nNothing to do.\nComplete!\n"
+    )
     assert read["ok"] and read["nothing"]
 
 
@@ -133,7 +138,9 @@ def test_an_unknown_option_writes_no_log() -> None:
 
 
 def test_a_log_without_an_error_is_good() -> None:
-    read = read_log(f"{HEAD}-> Installation of the NVIDIA Accelerated Graphics Driver for Linux-x86_64 (version: 525.85.05) is now complete.\n")
+    read = read_log(
+        f"{HEAD}-> Installation of the NVIDIA Accelerated Graphics Driver for Linux-x86_64 (version: 525.85.05) is now complete.\n"
+    )
     assert read["ok"] and read["cause"] == ""
 
 
