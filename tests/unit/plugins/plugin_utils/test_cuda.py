@@ -363,6 +363,15 @@ def test_an_interrupted_runfile_begins_anew():
     assert done["install"]["runfile"]
 
 
+@pytest.mark.parametrize(("record", "goes"), [("method=runfile", True), ("", False)])
+def test_another_update_by_runfile_goes_first(record, goes):
+    made = plan([RUNFILE])
+    seen = look(made, ["toolkit:12.0"], **{"toolkit:12.0": "version=12.0.0 nvcc=12.0.76 uninstaller=yes"})
+    seen["seen"]["record:12.0"] = {"content": record}
+    done = work(made, seen)
+    assert bool(done["remove"]) is goes and bool(done["problems"]) is not goes
+
+
 def test_a_toolkit_that_is_there_and_right_is_taken_as_it_is():
     made = plan([RUNFILE])
     seen = look(
@@ -375,7 +384,11 @@ def test_a_toolkit_that_is_there_and_right_is_taken_as_it_is():
 
 
 def test_what_is_no_longer_listed_goes_only_when_asked():
-    glob = {"kind": "glob", "differs": True, "before": {"paths": ["/var/lib/gpufleet/cuda/11.8.toolkit"]}}
+    glob = {
+        "kind": "glob",
+        "differs": True,
+        "before": {"paths": ["/var/lib/gpufleet/cuda/11.8.toolkit", "/var/lib/gpufleet/cuda/12.4.toolkit"]},
+    }
     made = plan(["12.4"], exclusive=True)
     done = work(made, {**look(made, ["glob:x"]), "items": [glob]})
     assert done["remove"] == [{"release": "11.8", "prefix": "/usr/local/cuda-11.8", "method": "", "suffix": "-11-8"}]
