@@ -86,6 +86,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("node_name", node_names(scenario), scope="module")
 
 
+# Fixtures of tests that run the role (or a module) again themselves: minutes, where a look at the node takes a second.
+RUNS_AGAIN = {"play", "around"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Looks run on every node. Tests that run the role again do so on one node, on all with GPUFLEET_NIGHTLY=1."""
+    if os.environ.get("GPUFLEET_NIGHTLY"):
+        return
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec is None or not RUNS_AGAIN & set(getattr(item, "fixturenames", ())):
+            continue
+        names = node_names(scenario_of(pathlib.Path(str(item.path))))
+        first = "debian12" if "debian12" in names else names[0]
+        if callspec.params.get("node_name", first) != first:
+            item.add_marker(pytest.mark.skip(reason=f"runs the role again: here on {first}, everywhere in `make nightly`"))
+
+
 @pytest.fixture(scope="module")
 def scenario(request: pytest.FixtureRequest) -> str:
     """The name of the scenario that this test belongs to."""
