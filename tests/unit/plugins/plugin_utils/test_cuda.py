@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 
@@ -250,10 +251,8 @@ def test_observe_takes_every_item():
 def toolkit_at(tmp_path, version="12.0.1", nvcc="12.0.140", uninstaller=False):
     (tmp_path / "bin").mkdir(parents=True)
     if version:
-        text = (
-            '{\n "cuda" : {\n  "name" : "CUDA SDK",\n  "version" : "%s"\n },\n "cuda_nvcc" : { "version" : "9.9" }\n}\n'
-            % version
-        )
+        text = json.dumps({"cuda": {"name": "CUDA SDK", "version": version}, "cuda_nvcc": {"version": "9.9"}}, indent=1)
+        text = text.replace('": ', '" : ')  # as NVIDIA writes it
         (tmp_path / "version.json").write_text(text)
     program = tmp_path / "bin" / "nvcc"
     minor = ".".join(nvcc.split(".")[:2])
