@@ -2,7 +2,7 @@
 """Whatever a role manages is changed by hand, and the next run notices it and heals it.
 
 On Debian 12 each item is changed, noticed and healed in turn. On the others each is noticed in turn, then all are healed in one
-run (every item in turn there too with GPUFLEET_NIGHTLY=1).
+run. With GPUFLEET_NIGHTLY=1 every item is healed in turn, on all distributions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHOSEN = os.environ.get("GPUFLEET_PLATFORMS", "").split(",")
 IMAGES = [
     platform["image"]
     for platform in vars_of(".config/molecule/platforms.yml")["platforms"]
-    if CHOSEN == [""] or platform["name"] in CHOSEN
+    if (platform["name"] in CHOSEN if CHOSEN != [""] else NIGHTLY or platform["name"] in ("debian12", "rhel9-like"))
 ]
 
 
