@@ -30,6 +30,10 @@ TOOLKIT_KEYS = frozenset(
 CUDNN_KEYS = frozenset(("version", "sha256", "url"))
 # Packages that bring nvcc; with none of them among `packages` nvcc is not looked for.
 BRINGS_NVCC = re.compile(r"^(cuda-(toolkit|nvcc|compiler|minimal-build)-\d|nvidia-cuda-toolkit$|cuda$)")
+# Of a driver's packages those with a kernel module, and the metapackages that bring one.
+KERNEL = re.compile(
+    r"dkms|kernel|kmod|^linux-modules|^nvidia-driver|^nvidia-open|^cuda-drivers|^cuda(-\d|$)|^nvidia$|-lts"
+)
 RUNFILE_OPTIONS = ("--silent", "--toolkit", "--override", "--no-man-page", "--no-opengl-libs", "--no-drm")
 # A driver in the transaction is what this role must never do; these options would put one there.
 FORBIDDEN_OPTIONS = ("--driver", "--kernel-source-path", "--kernelobjects", "-m", "--kernel-module-build-directory")
@@ -779,7 +783,8 @@ def transaction(output: str, manager: str, own: Iterable[str] = ()) -> dict[str,
 
     @param output: of C(apt-get --simulate install), C(dnf --assumeno install) or C(pacman --sync --print).
     @param own: names that are a toolkit here, whatever they look like.
-    @returns: C({install, remove, driver}): names; C(driver) are those to be installed that belong to a driver.
+    @returns: C({install, remove, driver, kernel}): names; C(driver) are those to be installed that belong to a driver,
+        C(kernel) those of them that bring a kernel module or a whole driver.
     """
     install, remove = [], []
     if manager == "apt":
@@ -803,7 +808,8 @@ def transaction(output: str, manager: str, own: Iterable[str] = ()) -> dict[str,
                     remove.append(name)
     else:
         install = [line.split()[0] for line in output.splitlines() if line.strip()]
-    return {"install": install, "remove": remove, "driver": nvidia_repository.driver_packages(install, own)}
+    driver = nvidia_repository.driver_packages(install, own)
+    return {"install": install, "remove": remove, "driver": driver, "kernel": [n for n in driver if KERNEL.search(n)]}
 
 
 # ------------------------------------------------------------------------------------------------------------- result

@@ -486,6 +486,7 @@ def test_apts_simulation_is_read():
     seen = cuda.transaction(APT, "apt")
     assert seen["driver"] == ["cuda-drivers", "libnvidia-compute-580", "cuda-12-4"]
     assert seen["remove"] == ["nvidia-driver"] and "cuda-nvcc-12-4" in seen["install"]
+    assert seen["kernel"] == ["cuda-drivers", "cuda-12-4"]
 
 
 def test_dnfs_question_is_read():

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Debian's own CUDA toolkit, the real one: 1.6 GB to fetch, so only with GPUFLEET_NIGHTLY=1."""
+
+from __future__ import annotations
+
+import pytest
+from harness import NIGHTLY, running
+
+pytestmark = pytest.mark.skipif(not NIGHTLY, reason="fetches 1.6 GB; GPUFLEET_NIGHTLY=1")
+RELEASES = {"debian12": "11.8", "debian13": "12.4"}
+# `fleet_image` of Debian has main only; the user's own sources are what enables non-free
+NON_FREE = "sed -i 's/^Components: main$/Components: main contrib non-free non-free-firmware/' /etc/apt/sources.list.d/*; apt-get update -q"
+
+
+@pytest.mark.parametrize("image", sorted(RELEASES))
+def test_debians_toolkit_compiles_and_goes(image: str) -> None:
+    toolkits = [{"version": RELEASES[image], "method": "distribution"}]
+    with running(f"cuda-real-{image}", {"n1": image}, depot=False) as fleet:
+        fleet.sh("n1", NON_FREE)
+        before = set(fleet.sh("n1", "dpkg-query -W -f '${Package}\\n'").split())
+        refused = fleet.role("cuda", ok=False, cuda_toolkits=toolkits)
+        assert "libcuda1" in refused.output and "cuda_allow_driver_libraries" in refused.output
+        assert set(fleet.sh("n1", "dpkg-query -W -f '${Package}\\n'").split()) == before
+        done = fleet.role("cuda", "-v", cuda_toolkits=toolkits, cuda_allow_driver_libraries=True)
+        assert "a compiled program runs with runtime" in done.output, str(done)
+        assert fleet.role("cuda", cuda_toolkits=toolkits).changed("n1") == 0
+        assert f"release {RELEASES[image]}," in fleet.sh("n1", "nvcc --version")
+        assert fleet.rc("n1", "ls /usr/src/nvidia* /etc/profile.d/gpufleet-cuda.sh") != 0
+        fleet.role("cuda", cuda_toolkits=toolkits, cuda_state="absent")
+        left = set(fleet.sh("n1", "dpkg-query -W -f '${Package}\\n'").split()) - before
+        assert [name for name in left if "cuda" in name or "nvidia" in name] == []
