@@ -9,7 +9,10 @@ from harness import NIGHTLY, running
 pytestmark = pytest.mark.skipif(not NIGHTLY, reason="fetches 1.6 GB; GPUFLEET_NIGHTLY=1")
 RELEASES = {"debian12": "11.8", "debian13": "12.4"}
 # `fleet_image` of Debian has main only; the user's own sources are what enables non-free
-NON_FREE = "sed -i 's/^Components: main$/Components: main contrib non-free non-free-firmware/' /etc/apt/sources.list.d/*; apt-get update -q"
+NON_FREE = (
+    "sed -i 's/^Components: main$/Components: main contrib non-free non-free-firmware/' /etc/apt/sources.list.d/*;"
+    " apt-get update -q"
+)
 
 
 @pytest.mark.parametrize("image", sorted(RELEASES))

@@ -14,7 +14,7 @@ import pytest
 from drift import mutations
 from harness import NIGHTLY, Fleet, running, vars_of
 
-ROLES = ["git", "nginx", "anaconda", "llm_model"]
+ROLES = ["git", "nginx", "anaconda", "cuda", "llm_model"]
 CHOSEN = os.environ.get("GPUFLEET_PLATFORMS", "").split(",")
 IMAGES = [
     platform["image"]
