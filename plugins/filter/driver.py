@@ -29,11 +29,11 @@ def driver_probe(text: str) -> dict[str, Any]:
 
 
 def driver_versions(
-    madison: str, packages: list[dict[str, Any]], version: str = "", branch: str = ""
+    madison: str, packages: list[dict[str, Any]], version: str = "", branch: str = "", also: list[str] | None = None
 ) -> dict[str, Any]:
     """The newest driver version that all coupled packages have, and the packages' versions."""
     coupled = [str(package["name"]) for package in packages if package["coupled"]]
-    return driver_node.pick_versions(madison, coupled, version, branch)
+    return driver_node.pick_versions(madison, coupled, version, branch, also or [])
 
 
 def driver_rehearsal(text: str, removals: list[str] | None = None) -> dict[str, Any]:

@@ -380,7 +380,7 @@ def _name_packages(
     coupled = [*(modules or {}).get("coupled", []), *scope["coupled"]]
     loose = [*(modules or {}).get("loose", []), *scope["loose"]]
     if settings["persistenced"]:
-        loose += row["persistenced"]
+        (coupled if row["persistenced_coupled"] else loose).extend(row["persistenced"])
     if fabricmanager and row["fabricmanager"]:
         coupled.append(row["fabricmanager"])
     number = f"{version}-*" if version else (f"{branch}.*" if branch else "")

@@ -77,11 +77,16 @@ def parse_madison(text: str) -> dict[str, list[str]]:
     return out
 
 
-def pick_versions(text: str, coupled: Sequence[str], wanted: str = "", branch: str = "") -> dict[str, Any]:
+def pick_versions(
+    text: str, coupled: Sequence[str], wanted: str = "", branch: str = "", also: Sequence[str] = ()
+) -> dict[str, Any]:
     """The newest driver version that every coupled package has.
 
     An archive can offer its packages in different versions, as Debian 12 does after a security update of one source
     package out of two; mixed versions make a driver that does not load.
+
+    :arg also: installed packages of the driver that come along to the same version where it is offered: apt's resolver
+        does not go back a version on its own, and says "held broken packages" instead
 
     Returns C({"version": driver version or "", "versions": {package: package version}, "missing": [str], "offered": {...},
     "newest_of_all": bool}).
@@ -102,6 +107,10 @@ def pick_versions(text: str, coupled: Sequence[str], wanted: str = "", branch: s
     chosen = max(fitting, key=version)
     newest = max((number for one in sets for number in one if re.match(r"\d", number)), key=version)
     versions = {name: next(n for n in offered[name] if upstream(n) == chosen) for name in coupled}
+    for name in also:
+        fit = [number for number in offered.get(name, []) if upstream(number) == chosen]
+        if fit:
+            versions.setdefault(name, fit[0])
     return {
         "version": chosen,
         "versions": versions,

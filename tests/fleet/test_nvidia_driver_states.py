@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The role nvidia_driver on nodes that are in a state already: a GPU that works, one that wants a reboot, one that is lost, none.
+
+The GPUs are the NVML stand-in's (tests/fleet/nvml_stand_in); what the role does with what it is told is real.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from harness import Fleet, Play, running
+
+NODES = {
+    "works": "debian12:t4",
+    "mismatch": "debian12:mismatch",
+    "lost": "debian12:lost",
+    "none": "debian12",
+}
+BOOTED = "stat -c %Z /proc/1"
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with running("driver-states", NODES, depot=False) as fleet:
+        yield fleet
+
+
+def drive(fleet: Fleet, node: str, *args: str, ok: bool | None = True, **wishes: Any) -> tuple[Play, dict[str, Any]]:
+    fleet.sh(node, "rm -f /root/nvidia_driver_result.json")
+    wishes = {"boot_time_command": BOOTED, **wishes}
+    play = fleet.play(
+        "nvidia_driver_result.yml", "--limit", node, *args, ok=ok, **{f"nvidia_driver_{k}": v for k, v in wishes.items()}
+    )
+    said = fleet.sh(node, "cat /root/nvidia_driver_result.json 2>/dev/null || echo '{}'")
+    return play, json.loads(said)
+
+
+def tree(fleet: Fleet, node: str) -> str:
+    """What a driver could have changed: packages, files, units."""
+    return fleet.sh(
+        node,
+        "dpkg-query -W; find /etc /usr/lib/systemd /usr/local /lib/modules -xdev -type f -printf '%p %s %T@\\n' 2>/dev/null | sort",
+    )
+
+
+def failing(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {c["name"]: c for c in told["result"]["checks"] if not c["ok"]}
+
+
+@pytest.mark.parametrize("wishes", [{}, {"branch": "535"}, {"reboot": "auto"}], ids=str)
+def test_a_gpu_that_works_is_left_alone(fleet: Fleet, wishes: dict[str, Any]) -> None:
+    before, booted = tree(fleet, "works"), fleet.sh("works", BOOTED)
+    play, told = drive(fleet, "works", **wishes)
+    assert tree(fleet, "works") == before
+    assert fleet.sh("works", BOOTED) == booted
+    assert play.changed("works") == 1  # the test's own file
+    assert told["result"]["ok"] and not told["reboot_required"]
+    assert "works" in told["result"]["checks"][0]["detail"]
+    # facts of the distribution and of the GPU, one look of the role, the test's own file
+    assert play.calls["works"] <= 5
+
+
+def test_another_branch_that_is_asked_for_is_not_kept(fleet: Fleet) -> None:
+    play, _told = drive(fleet, "works", "--check", branch="570")
+    assert play.drift("works")
+
+
+def test_a_driver_that_nobody_installed_is_not_touched(fleet: Fleet) -> None:
+    """The stand-in belongs to no package: the role cannot remove it, so it refuses, and says so."""
+    before = tree(fleet, "works")
+    play, _told = drive(fleet, "works", ok=False, branch="570", method="nvidia_repo", switch_method=True)
+    assert "one-method" in play.output
+    assert tree(fleet, "works") == before
+
+
+@pytest.mark.parametrize("reboot", ["required_fact", "never"])
+def test_a_reboot_that_is_not_allowed_is_a_state_each_time(fleet: Fleet, reboot: str) -> None:
+    booted = fleet.sh("mismatch", BOOTED)
+    wishes = {"reboot": reboot, "reload_modules": False}
+    for _run in (1, 2):
+        _play, told = drive(fleet, "mismatch", "--check", **wishes)
+        del _play, told
+        play, told = drive(fleet, "mismatch", ok=None, **wishes)
+        assert play.rc in (0, 2)
+    assert fleet.sh("mismatch", BOOTED) == booted
+
+
+def test_a_lost_gpu_is_reported_and_nothing_is_installed(fleet: Fleet) -> None:
+    before = tree(fleet, "lost")
+    _play, told = drive(fleet, "lost")
+    assert tree(fleet, "lost") == before
+    assert not told["result"]["ok"] and failing(told)
+
+
+def test_no_gpu_no_driver(fleet: Fleet) -> None:
+    before = tree(fleet, "none")
+    play, told = drive(fleet, "none")
+    assert tree(fleet, "none") == before
+    assert told["result"]["ok"] and "no NVIDIA GPU" in told["result"]["notes"][0]
+    assert play.calls["none"] <= 3
