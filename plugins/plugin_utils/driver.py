@@ -190,38 +190,37 @@ def _wish(settings: Mapping[str, Any], plan: Mapping[str, Any], gpu: Mapping[str
         )
     if branch and not branch.isdigit():
         raise DriverError(f"nvidia_driver_branch is {branch!r}, wanted is the first number of a version, such as '580'")
-    working = plan["installed"]["version"].partition(".")[0] if gpu["usable"] is True else ""
+    fine = gpu["usable"] is True or _waits(gpu)
+    working = plan["installed"]["version"].partition(".")[0] if fine else ""
     if working and not pinned and settings["keep_working"]:
         branch = working
     return {"version": version, "branch": branch, "pinned": pinned, "default": default}
 
 
+def _waits(gpu: Mapping[str, Any]) -> bool:
+    """Whether library and module are installed and only an older module is still loaded: the next boot brings it in order."""
+    driver = gpu["driver"]
+    return driver["versions_match"] is False and bool(driver["library_version"])
+
+
 def _keep(settings: Mapping[str, Any], wish: Mapping[str, Any], plan: Mapping[str, Any], gpu: Mapping[str, Any]) -> str:
     """Why the driver is left alone, or nothing."""
     driver = gpu["driver"]
-    if (
-        gpu["usable"] is not True
-        or driver["versions_match"] is False
-        or plan["managed"]
-        or not settings["keep_working"]
-    ):
+    if plan["managed"] or not settings["keep_working"] or not (gpu["usable"] is True or _waits(gpu)):
         return ""
     if settings["method"] not in ("auto", plan["installed"]["method"]) and wish["pinned"]:
         return ""
-    loaded = driver["loaded_version"] or plan["installed"]["version"]
+    there = driver["library_version"] or driver["loaded_version"] or plan["installed"]["version"]
+    branch = there.partition(".")[0]
+    does = "is installed and waits to be loaded" if _waits(gpu) else "works"
     if not wish["pinned"]:
-        branch = loaded.partition(".")[0]
         asked = str(settings["branch"])
-        more = (
-            ""
-            if branch == asked or not asked
-            else (f"; it is not of branch {asked}: nvidia_driver_keep_working: false would exchange it")
-        )
-        return f"driver {loaded} works and nothing else is asked for{more}"
-    same_version = wish["version"] in ("", loaded)
-    same_branch = wish["branch"] in ("", loaded.partition(".")[0])
+        more = f"; it is not of branch {asked}: nvidia_driver_keep_working: false would exchange it"
+        return f"driver {there} {does} and nothing else is asked for{more if asked not in ('', branch) else ''}"
+    same_version = wish["version"] in ("", there)
     same_flavour = settings["flavour"] in ("auto", driver["flavour"])
-    return f"driver {loaded} works and is as wanted" if same_version and same_branch and same_flavour else ""
+    same = same_version and wish["branch"] in ("", branch) and same_flavour
+    return f"driver {there} {does} and is as wanted" if same else ""
 
 
 def _cards(gpu: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,9 @@ def _source(plan: Mapping[str, Any], system: Mapping[str, Any], row: Mapping[str
     elif not row[flavour]:
         remedy = "Set another nvidia_driver_method."
         if system["os_family"] == "Archlinux":
-            remedy = "Arch has open modules only. Set nvidia_driver_method: runfile, or build nvidia-580xx-dkms of the AUR."
+            remedy = (
+                "Arch has open modules only. Set nvidia_driver_method: runfile, or build nvidia-580xx-dkms of the AUR."
+            )
         yield _check("source", False, f"{flavour} modules are not in {label}", remedy)
     elif (
         method == "distribution"
@@ -162,7 +164,11 @@ def _build(
         return
     kernel = system["kernel"]
     if settings["kernel_headers"] != "auto":
-        what = f"built for the kernels of {settings['kernel_headers']}" if settings["kernel_headers"] else "no headers package"
+        what = (
+            f"built for the kernels of {settings['kernel_headers']}"
+            if settings["kernel_headers"]
+            else "no headers package"
+        )
         yield _check("kernel-headers", True, f"{what}, as asked for", "")
         return
     present = bool(gpu["kernel"]["headers_present"]) or kernel in node["modules"]
@@ -205,8 +211,14 @@ def _secure_boot(plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapp
             "and 9. Elsewhere: nvidia_driver_secure_boot: stage_mok.",
         )
     elif mode == "stage_mok":
+        given = bool(settings["mok_password_given"])
         yield _check(
-            "secure-boot", True, "Secure Boot is on; the key is staged, a person confirms it at the next boot", ""
+            "secure-boot",
+            given,
+            "Secure Boot is on; the key is staged, a person confirms it at the next boot"
+            if given
+            else "Secure Boot is on, and there is no password for the person who confirms the key",
+            "Set nvidia_driver_mok_password (8 to 16 characters, in a vault).",
         )
     else:
         yield _check(

@@ -52,6 +52,7 @@ def system(name: str) -> dict[str, str]:
 def settings(**more: Any) -> dict[str, Any]:
     defaults = yaml.safe_load((ROOT / "roles/nvidia_driver/defaults/main.yml").read_text())
     out = {k.removeprefix("nvidia_driver_"): v for k, v in defaults.items()}
+    out["mok_password_given"] = bool(more.pop("mok_password", "one-time"))
     return {**out, "mirror_profile": "upstream", "mirror_overrides": {}, **more}
 
 
@@ -297,11 +298,16 @@ def test_keeping_another_branch_than_asked_for_is_said() -> None:
     assert "keep_working" in decide("ubuntu22", working("535.183.01"))["reason"]
 
 
-def test_a_mismatch_is_not_a_working_driver() -> None:
+def mismatch() -> dict[str, Any]:
     facts = working("580.105.08")
     facts["driver"].update(loaded_version="580.95.05", versions_match=False)
-    plan = decide("ubuntu22", {**facts, "usable": False, "state": "driver_library_mismatch"})
-    assert plan["action"] == "install" and plan["reboot_wanted"]
+    return {**facts, "usable": False, "state": "driver_library_mismatch"}
+
+
+def test_a_driver_that_waits_for_a_reboot_is_not_installed_again() -> None:
+    plan = decide("ubuntu22", mismatch())
+    assert plan["action"] == "keep" and plan["reboot_wanted"] and "waits to be loaded" in plan["reason"]
+    assert decide("ubuntu22", mismatch(), version="580.126.20")["action"] == "install"
 
 
 def test_a_working_driver_of_this_role_is_looked_after_at_its_own_version() -> None:
@@ -363,6 +369,11 @@ def test_secure_boot(where: str, mode: str, ok: bool) -> None:
     assert ("secure-boot" not in failing(plan)) is ok
     if mode == "refuse":
         assert "stage_mok" in failing(plan)["secure-boot"]["remedy"]
+
+
+def test_a_key_is_not_staged_without_a_password() -> None:
+    plan = decide("debian12", gpu(T4, kernel=SIGNED), secure_boot="stage_mok", mok_password="")
+    assert "nvidia_driver_mok_password" in failing(plan)["secure-boot"]["remedy"]
 
 
 def test_lockdown_counts_as_secure_boot() -> None:
