@@ -32,7 +32,7 @@ CUDNN_KEYS = frozenset(("version", "sha256", "url"))
 BRINGS_NVCC = re.compile(r"^(cuda-(toolkit|nvcc|compiler|minimal-build)-\d|nvidia-cuda-toolkit$|cuda$)")
 # Of a driver's packages those with a kernel module, and the metapackages that bring one.
 KERNEL = re.compile(
-    r"dkms|kernel|kmod|^linux-modules|^nvidia-driver|^nvidia-open|^cuda-drivers|^cuda(-\d|$)|^nvidia$|-lts"
+    r"dkms|kernel|kmod|^linux-modules|^nvidia-driver|^nvidia-open(-\d|$)|^cuda-drivers|^cuda(-\d|$)|^nvidia$|-lts"
 )
 RUNFILE_OPTIONS = ("--silent", "--toolkit", "--override", "--no-man-page", "--no-opengl-libs", "--no-drm")
 # A driver in the transaction is what this role must never do; these options would put one there.
@@ -337,7 +337,7 @@ def toolkit_regex(toolkit: Mapping[str, Any]) -> str:
     nvcc = rf"{release}\.\d+" if toolkit.get("has_nvcc") else r"[\d.]*"
     if toolkit["method"] == "runfile":
         full = re.escape(toolkit["full"]) if toolkit["full"] else rf"{release}\.\d+"
-        return rf"^version=({full}|{release}\.\d{{8}}) nvcc={nvcc} "
+        return rf"^version=({full}|{release}\.\d{{8}}) nvcc={nvcc} uninstaller=yes$"
     if toolkit["method"] == "repository":
         return rf"^version=({release}\.\d+)? nvcc={nvcc} uninstaller=no$"
     return rf"^version=\S* nvcc={nvcc} "

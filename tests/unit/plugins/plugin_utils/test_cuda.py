@@ -271,6 +271,7 @@ def toolkit_at(tmp_path, version="12.0.1", nvcc="12.0.140", uninstaller=False):
         ("12.0.20230110", "12.0.140", True, {"version": "12.0.1", "method": "runfile"}, True),
         ("12.0.0", "12.0.76", True, {"version": "12.0.1", "method": "runfile"}, False),
         ("", "12.0.140", True, {"version": "12.0.1", "method": "runfile"}, False),
+        ("12.0.1", "12.0.140", False, {"version": "12.0.1", "method": "runfile"}, False),
         ("12.4.1", "12.4.131", False, "12.4", True),
         ("", "12.4.131", False, "12.4", True),
         ("12.4.1", "12.4.131", True, "12.4", False),
@@ -511,7 +512,7 @@ def test_names_of_drivers(name):
 @pytest.mark.parametrize(
     "name",
     "cuda-toolkit-12-4 cuda-nvcc-12-4 cuda-cudart-dev-12-4 cuda-nvtx-12-4 libcublas-12-4 libnvidia-ml-dev nvidia-cuda-toolkit"
-    " nvidia-driver-pinning-580 nsight-compute-2024.1.1 gds-tools-12-4 cuda-driver-dev-12-4 libnvidia-container1".split(),
+    " nvidia-driver-pinning-580 nsight-compute-2024.1.1 gds-tools-12-4 cuda-driver-dev-12-4 libnvidia-container1 nvidia-opencl-dev".split(),
 )
 def test_names_that_are_no_drivers(name):
     assert nvidia_repository.driver_packages([name]) == []
