@@ -512,7 +512,8 @@ def test_names_of_drivers(name):
 @pytest.mark.parametrize(
     "name",
     "cuda-toolkit-12-4 cuda-nvcc-12-4 cuda-cudart-dev-12-4 cuda-nvtx-12-4 libcublas-12-4 libnvidia-ml-dev nvidia-cuda-toolkit"
-    " nvidia-driver-pinning-580 nsight-compute-2024.1.1 gds-tools-12-4 cuda-driver-dev-12-4 libnvidia-container1 nvidia-opencl-dev".split(),
+    " nvidia-driver-pinning-580 nsight-compute-2024.1.1 gds-tools-12-4 cuda-driver-dev-12-4"
+    " libnvidia-container1 nvidia-opencl-dev".split(),
 )
 def test_names_that_are_no_drivers(name):
     assert nvidia_repository.driver_packages([name]) == []
