@@ -85,15 +85,20 @@ class ActionModule(ActionBase):
             if name not in seen and name in facts:
                 seen[name] = _plain(facts[name])
         if args["failed_result"] is not None:
-            seen["gpufleet_failures"] = [*(seen.get("gpufleet_failures") or []), self._failure(args)]
+            # A play that ignores unreachable nodes goes on to a task that lacks what the lost one would have registered.
+            looks = [
+                variables[name] for name in variables if name.startswith("__") and name.endswith(("_seen", "_contact"))
+            ]
+            lost = next((look for look in looks if isinstance(look, Mapping) and look.get("unreachable") is True), None)
+            seen["gpufleet_failures"] = [*(seen.get("gpufleet_failures") or []), self._failure(args, lost)]
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         content = report.build(node, seen, time=now, check_mode=bool(self._task.check_mode))
         path = write_report(directory, content)
         result.update(changed=False, path=path, report=content, ansible_facts={"gpufleet_report": content})
         return result
 
-    def _failure(self, args: dict[str, Any]) -> dict[str, str]:
-        failed = _plain(args["failed_result"])
+    def _failure(self, args: dict[str, Any], lost: Mapping[str, Any] | None) -> dict[str, str]:
+        failed = _plain(args["failed_result"] if lost is None else lost)
         name = str(args["failed_task"])
         message = report.message_of(failed)
         if isinstance(failed, Mapping) and failed.get("unreachable"):
