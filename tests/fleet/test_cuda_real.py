@@ -11,7 +11,7 @@ RELEASES = {"debian12": "11.8", "debian13": "12.4"}
 # `fleet_image` of Debian has main only; the user's own sources are what enables non-free
 NON_FREE = (
     "sed -i 's/^Components: main$/Components: main contrib non-free non-free-firmware/' /etc/apt/sources.list.d/*;"
-    " apt-get update -q"
+    " apt-get update -q; apt-get install -y g++"
 )
 
 
