@@ -153,7 +153,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def __init__(self, private: list[str]) -> None:
         self.private = {name.capitalize() for name in private}
 
-    def redirect_request(  # noqa: PLR0917 - the signature is urllib's
+    def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         old, new = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)

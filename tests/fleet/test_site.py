@@ -141,10 +141,11 @@ def test_8_from_an_installed_collection(fleet: Fleet, tmp_path: Path) -> None:
     install = ["ansible-galaxy", "collection", "install", "--offline", "-p", str(installed), str(tarball)]
     subprocess.run(install, cwd=tmp_path, check=True)
     extra = json.dumps(variables(tmp_path / "results"))
+    (tmp_path / "ansible.cfg").write_text("[defaults]\nhost_key_checking = True\n")  # nothing of the clone's
     done = subprocess.run(
         ["ansible-playbook", "gpufleet.llm.site", "-i", fleet.inventory, "-e", extra],
         cwd=tmp_path,
-        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(installed), "ANSIBLE_CONFIG": os.devnull},
+        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(installed), "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")},
         capture_output=True,
         text=True,
         check=False,
