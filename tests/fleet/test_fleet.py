@@ -10,7 +10,9 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from harness import TOOL, Fleet, running, wait_for
+from harness import NIGHTLY, TOOL, Fleet, running, wait_for
+
+pytestmark = pytest.mark.skipif(not NIGHTLY, reason="what all other fleet tests stand on, tested for itself: nightly")
 
 NAME = "itself"
 # Node → image and card, what Ansible must take it for, and how its package manager is asked for git.
