@@ -29,11 +29,16 @@ def driver_probe(text: str) -> dict[str, Any]:
 
 
 def driver_versions(
-    madison: str, packages: list[dict[str, Any]], version: str = "", branch: str = "", also: list[str] | None = None
+    madison: str,
+    packages: list[dict[str, Any]],
+    version: str = "",
+    branch: str = "",
+    there: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
-    """The newest driver version that all coupled packages have, and the packages' versions."""
+    """The newest driver version that all coupled packages have, the packages' versions, and what must go for it."""
     coupled = [str(package["name"]) for package in packages if package["coupled"]]
-    return driver_node.pick_versions(madison, coupled, version, branch, also or [])
+    installed = {name: str(package["version"]) for name, package in (there or {}).items()}
+    return driver_node.pick_versions(madison, coupled, version, branch, installed)
 
 
 def driver_rehearsal(text: str, removals: list[str] | None = None) -> dict[str, Any]:

@@ -78,18 +78,19 @@ def parse_madison(text: str) -> dict[str, list[str]]:
 
 
 def pick_versions(
-    text: str, coupled: Sequence[str], wanted: str = "", branch: str = "", also: Sequence[str] = ()
+    text: str, coupled: Sequence[str], wanted: str = "", branch: str = "", there: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """The newest driver version that every coupled package has.
 
     An archive can offer its packages in different versions, as Debian 12 does after a security update of one source
     package out of two; mixed versions make a driver that does not load.
 
-    :arg also: installed packages of the driver that come along to the same version where it is offered: apt's resolver
-        does not go back a version on its own, and says "held broken packages" instead
+    :arg there: installed packages of the driver with their versions. Those that carry the old driver's version move with it
+        where the new one is offered, and go where it is not: apt's resolver neither goes back a version nor takes the
+        packages of another branch away on its own, and says "held broken packages" instead
 
-    Returns C({"version": driver version or "", "versions": {package: package version}, "missing": [str], "offered": {...},
-    "newest_of_all": bool}).
+    Returns C({"version": driver version or "", "versions": {package: package version}, "missing": [str],
+    "offered": {package: [version]}, "gone": [name], "newest_of_all": bool}).
     """
     offered = parse_madison(text)
     missing = [name for name in coupled if name not in offered]
@@ -103,19 +104,33 @@ def pick_versions(
         and (not branch or number.partition(".")[0] == branch)
     ]
     if not fitting:
-        return {"version": "", "versions": {}, "missing": missing, "offered": offered, "newest_of_all": False}
+        return {
+            "version": "",
+            "versions": {},
+            "missing": missing,
+            "offered": offered,
+            "gone": [],
+            "newest_of_all": False,
+        }
     chosen = max(fitting, key=version)
     newest = max((number for one in sets for number in one if re.match(r"\d", number)), key=version)
     versions = {name: next(n for n in offered[name] if upstream(n) == chosen) for name in coupled}
-    for name in also:
-        fit = [number for number in offered.get(name, []) if upstream(number) == chosen]
+    gone = []
+    for name, number in (there or {}).items():
+        fit = [n for n in offered.get(name, []) if upstream(n) == chosen]
         if fit:
             versions.setdefault(name, fit[0])
+        elif (
+            re.match(r"\d{3}\.\d", number.rpartition(":")[2])
+            and upstream(number).partition(".")[0] != chosen.partition(".")[0]
+        ):
+            gone.append(name)
     return {
         "version": chosen,
         "versions": versions,
         "missing": missing,
         "offered": offered,
+        "gone": sorted(gone),
         "newest_of_all": chosen == newest,
     }
 

@@ -52,6 +52,19 @@ def test_versions_compare_as_numbers() -> None:
     assert driver_node.pick_versions(text, ["a"], "", "580")["version"] == "580.105.08"
 
 
+def test_what_is_installed_moves_with_the_driver_or_goes() -> None:
+    there = {
+        "nvidia-alternative": "590.1-1",  # offered in the new version
+        "libnvidia-compute": "590.1-1",  # a name that the other branch has not
+        "nvidia-kernel-common": "20220217+3",  # not the driver's version
+        "nvidia-modprobe": "535.1.01-1",  # same branch, its own patch level
+    }
+    text = MADISON + "nvidia-alternative | 535.261.03-1 | x y Packages\n"
+    found = driver_node.pick_versions(text, ["nvidia-smi", "nvidia-open-kernel-dkms"], "", "535", there)
+    assert found["versions"]["nvidia-alternative"] == "535.261.03-1"
+    assert found["gone"] == ["libnvidia-compute"]
+
+
 def test_what_is_missing_is_named() -> None:
     assert driver_node.pick_versions(MADISON, ["nvidia-smi", "nvidia-fabricmanager"])["missing"] == [
         "nvidia-fabricmanager"
