@@ -47,7 +47,7 @@ def tree(fleet: Fleet, node: str) -> str:
     """What a driver could have changed: packages, files, units."""
     return fleet.sh(
         node,
-        "dpkg-query -W; find /etc /usr/lib/systemd /usr/local /lib/modules -xdev -type f -printf '%p %s %T@\\n' 2>/dev/null | sort",
+        "dpkg-query -W; find /etc /usr/lib/systemd /usr/local /lib/modules -xdev -type f -printf '%p %s %T@\\n' | sort",
     )
 
 

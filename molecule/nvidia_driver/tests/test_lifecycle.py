@@ -19,7 +19,7 @@ Play = Callable[..., Any]
 @pytest.fixture(autouse=True)
 def only_fixtures(node: Any) -> None:
     if node.system_info.distribution == "debian" and node.system_info.release.startswith("12"):
-        pytest.skip("real packages: tests/fleet/test_driver_real.py")
+        pytest.skip("real packages: tests/fleet/test_nvidia_driver_real.py")
 
 
 def step(play: Play, node_name: str, **extra: Any) -> Any:
