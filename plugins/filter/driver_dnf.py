@@ -16,6 +16,11 @@ def driver_transaction(text: str, removals: list[str] | None = None) -> dict[str
     return driver_dnf.read_transaction(text, removals or [])
 
 
+def driver_specs(offered: str, chosen: dict[str, Any], loose: list[str]) -> list[str]:
+    """What dnf install is given, of what driver_versions has chosen."""
+    return driver_dnf.specs(offered, chosen["version"], chosen["versions"], loose)
+
+
 def driver_runfile_log(text: str, said: str = "") -> dict[str, Any]:
     """Why NVIDIA's installer failed."""
     return driver_dnf.read_log(text, said)
@@ -26,4 +31,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name -> function."""
-        return {"driver_transaction": driver_transaction, "driver_runfile_log": driver_runfile_log}
+        return {
+            "driver_runfile_log": driver_runfile_log,
+            "driver_specs": driver_specs,
+            "driver_transaction": driver_transaction,
+        }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # A kernel and its modules; headers (kernel-devel, kernel-headers) are no kernel.
@@ -58,6 +58,23 @@ def read_transaction(text: str, expected_removals: Sequence[str] = ()) -> dict[s
         "remove": remove,
         "problems": problems,
     }
+
+
+def specs(offered: str, version: str, versions: Mapping[str, str], loose: Sequence[str]) -> list[str]:
+    """What C(dnf install) is given: C(name-version-release) for all that comes in the driver's version, else the name.
+
+    :arg offered: lines C(name | version-release | repository) of C(dnf repoquery)
+    :arg version: the chosen driver version
+    :arg versions: package -> version-release of the coupled packages
+    :arg loose: packages that may have versions of their own; one that is also there in the driver's version must be it, or
+        dnf takes its newest, which the rest of the driver does not go with
+    """
+    out = [f"{name}-{number}" for name, number in sorted(versions.items())]
+    rows = [[part.strip() for part in line.split("|")] for line in offered.splitlines() if line.count("|") >= 2]
+    for name in loose:
+        same = sorted({row[1] for row in rows if row[0] == name and row[1].rpartition("-")[0] == version})
+        out.append(f"{name}-{same[-1]}" if same else name)
+    return out
 
 
 # What an error in the installer's log means, and what helps. The first that fits the errors wins.

@@ -27,8 +27,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from fleetlib import aptsources, gpu, images, pki  # noqa: E402
-from fleetlib.host import CACHE, FleetError, lock, run, say, wait_for  # noqa: E402
+from fleetlib import aptsources, gpu, images, pki
+from fleetlib.host import CACHE, FleetError, lock, run, say, wait_for
 
 TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils", "mkfs.ext4": "e2fsprogs"}
 PACKAGES = (

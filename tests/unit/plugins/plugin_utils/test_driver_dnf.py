@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import pytest
-
-from ansible_collections.gpufleet.llm.plugins.plugin_utils.driver_dnf import read_log, read_transaction
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.driver_dnf import read_log, read_transaction, specs
 
 # As dnf 4.14 prints it to a pipe
 TRANSACTION = """\
@@ -87,6 +86,15 @@ def test_what_dnf_refuses_is_said(said: str) -> None:
     assert read["problems"]
 
 
+def test_what_may_have_its_own_version_takes_the_drivers_where_there_is_one() -> None:
+    offered = (
+        "".join(f"{n} | 580.{v}-1.el9 | nv\n" for n in ("a", "daemon") for v in ("105.08", "126.20"))
+        + "own | 3-1 | nv\n"
+    )
+    wanted = specs(offered, "580.105.08", {"a": "580.105.08-1.el9"}, ["daemon", "own", "elsewhere"])
+    assert wanted == ["a-580.105.08-1.el9", "daemon-580.105.08-1.el9", "own", "elsewhere"]
+
+
 HEAD = """nvidia-installer log file '/var/log/nvidia-installer.log'
 creation time: Fri Nov 20 23:57:00 2026
 installer version: 525.85.05
@@ -131,7 +139,8 @@ def test_the_compilers_first_errors_come_along() -> None:
 
 
 def test_an_unknown_option_writes_no_log() -> None:
-    said = '\nnvidia-installer: unrecognized option: "--rebuild-initramfs"\n\nERROR: Invalid commandline, please run `nvidia-installer --help` for usage information.\n'
+    said = '\nnvidia-installer: unrecognized option: "--rebuild-initramfs"\n\n'
+    said += "ERROR: Invalid commandline, please run `nvidia-installer --help` for usage information.\n"
     read = read_log("", said)
     assert "option" in read["cause"]
     assert 'unrecognized option: "--rebuild-initramfs"' in read["errors"][0]
@@ -139,7 +148,7 @@ def test_an_unknown_option_writes_no_log() -> None:
 
 def test_a_log_without_an_error_is_good() -> None:
     read = read_log(
-        f"{HEAD}-> Installation of the NVIDIA Accelerated Graphics Driver for Linux-x86_64 (version: 525.85.05) is now complete.\n"
+        f"{HEAD}-> Installation of the NVIDIA Accelerated Graphics Driver for Linux-x86_64 (version: 5) is now complete.\n"
     )
     assert read["ok"] and read["cause"] == ""
 
