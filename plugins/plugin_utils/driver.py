@@ -405,7 +405,8 @@ def _name_packages(
     if row["pinning_package_from"] and branch.isdigit() and int(branch) >= int(row["pinning_package_from"]):
         plan["pins"] = [f"nvidia-driver-pinning-{settings['version'] or branch}"]
     pinned = [f"src:{fill(name)}" for name in row["pin_sources"]] + list(row["pin_globs"])
-    if pinned and not plan["pins"] and settings["hold"]:
+    # Beside NVIDIA's pinning package, too: that one names a branch, and a dependency would come in the branch's newest version.
+    if pinned and settings["hold"]:
         plan["preferences"] = {
             "path": driver_files.PREFERENCES,
             "packages": pinned,

@@ -27,6 +27,10 @@ BRANCH = {D12: "535", D13: "550"}
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
     with running("driver-real", {D12: "debian12:t4-nodriver", D13: "debian13:t4-nodriver"}, depot=False) as fleet:
+        # Debian 13's headers depend on their kernel, which a real node has and a container has not.
+        fleet.sh(
+            D13, "apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y linux-image-cloud-amd64"
+        )
         yield fleet
 
 

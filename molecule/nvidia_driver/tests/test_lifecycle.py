@@ -85,6 +85,7 @@ def test_back_to_the_old_branch(node: Any, node_name: str, play: Play) -> None:
     assert pins(node) == set()
     assert "570." in node.file("/etc/apt/preferences.d/gpufleet-nvidia-driver.pref").content_string
     step(play, node_name)
+    assert "570." not in node.file("/etc/apt/preferences.d/gpufleet-nvidia-driver.pref").content_string
     assert {v.partition(".")[0] for v in dkms(node).values()} == {"580"}
 
 

@@ -224,7 +224,15 @@ def test_a_desktop_gets_more_than_a_headless_node() -> None:
 )
 def test_nvidias_pinning_package(more: dict[str, Any], pin: str) -> None:
     plan = decide("debian12", gpu(T4), method="nvidia_repo", **more)
-    assert plan["pins"] == [pin] and not plan["preferences"]["path"]
+    assert plan["pins"] == [pin]
+
+
+def test_an_exact_version_is_pinned_beside_nvidias_pin_of_the_branch() -> None:
+    """A dependency that is not named in the transaction comes in the same version as what is."""
+    facts = gpu(T4, driver={"library_version": "580.105.08", "module_version": "580.105.08"})
+    probe = FINE + "== packages\nii nvidia-kernel-open-dkms 580.105.08-1\nii nvidia-driver-cuda 580.105.08-1\n"
+    plan = decide("debian12", facts, probe, method="nvidia_repo")
+    assert plan["pins"] == ["nvidia-driver-pinning-580"] and plan["preferences"]["version"] == "580.105.08"
 
 
 def test_branches_without_a_pinning_package_are_pinned_by_a_file() -> None:
