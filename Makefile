@@ -5,8 +5,8 @@ export GPUFLEET_CACHE ?= $(HOME)/.cache/gpufleet-llm
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 PYTEST := .venv/bin/pytest
-# Which molecule scenarios `make molecule` runs, in this order.
-SCENARIOS ?= git nginx anaconda llm_model nvidia_driver cuda site
+# Which molecule scenarios `make molecule` runs; empty: those of `make test`.
+SCENARIOS ?=
 
 .PHONY: help setup demo demo-down test lint units matrix sanity docs docs-check fleet molecule fleet-tests nightly \
         bench lock gpu clean

@@ -199,7 +199,12 @@ def test_a_model_that_does_not_answer_is_told_once_with_its_remedy():
 
 def test_a_failure_that_nobody_knows_points_to_the_deep_check():
     (model,) = models("tiny_qwen2")
-    test = {"ok": False, "msg": "x", "error": {"id": "unknown", "remedy": "r"}, "__llm_model_test": {"name": "tiny_qwen2"}}
+    test = {
+        "ok": False,
+        "msg": "x",
+        "error": {"id": "unknown", "remedy": "r"},
+        "__llm_model_test": {"name": "tiny_qwen2"},
+    }
     told = catalog_node.outcome([model], SETTINGS, last_look(model, differs=["smoke:tiny_qwen2"]), tests=[test])
     assert "llm_model_deep=true" in told["checks"][0]["remedy"]
 
