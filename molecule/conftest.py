@@ -38,7 +38,10 @@ def inventory_path(scenario: str) -> pathlib.Path:
     if given:
         return pathlib.Path(given)
     said = subprocess.run(
-        [str(FLEET), "inventory", "--name", f"mol-{scenario}".replace("_", "-")], capture_output=True, text=True, check=False
+        [str(FLEET), "inventory", "--name", f"mol-{scenario}".replace("_", "-")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if said.returncode:
         pytest.exit(f"no fleet is up for the scenario {scenario}: molecule create -s {scenario}\n{said.stderr}", 2)
@@ -101,7 +104,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         names = node_names(scenario_of(pathlib.Path(str(item.path))))
         first = "debian12" if "debian12" in names else names[0]
         if callspec.params.get("node_name", first) != first:
-            item.add_marker(pytest.mark.skip(reason=f"runs the role again: here on {first}, everywhere in `make nightly`"))
+            item.add_marker(
+                pytest.mark.skip(reason=f"runs the role again: here on {first}, everywhere in `make nightly`")
+            )
 
 
 @pytest.fixture(scope="module")

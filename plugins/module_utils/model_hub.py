@@ -102,8 +102,10 @@ def fetch_one(request: dict[str, Any], path: str, token: str) -> dict[str, Any]:
             misses += 1
             # When even the first question (HEAD) fails, the library has asked several times itself.
             asked = type(error).__name__ == "LocalEntryNotFoundError"
-            passing = not asked and found["status"] in (0, 408, 425, 429, 500, 502, 503, 504) and any(
-                kind.__name__ in PASSING for kind in type(error).__mro__
+            passing = (
+                not asked
+                and found["status"] in (0, 408, 425, 429, 500, 502, 503, 504)
+                and any(kind.__name__ in PASSING for kind in type(error).__mro__)
             )
             if isinstance(error, OSError) and error.errno in (28, 122, 13, 30):
                 passing = False  # no space, quota, permission, read-only: asking again does not help
