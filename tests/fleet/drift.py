@@ -27,7 +27,7 @@ class Mutation:
     @staticmethod
     def undo(path: str) -> str:
         """Put back what C(undoable) put aside, times and owner included."""
-        return f"rm -rf {path}; cp -a /tmp/.by-hand {path}"
+        return f"rm -rf {path}; [ ! -e /tmp/.by-hand ] || cp -a /tmp/.by-hand {path}"
 
 
 REMOVE_PACKAGE = """
@@ -137,6 +137,15 @@ def _command(item: dict[str, Any]) -> list[Mutation]:
     raise AssertionError(f"no way is known to change {key} by hand: teach tests/fleet/drift.py")
 
 
+def _user(after: dict[str, Any], name: str) -> list[Mutation]:
+    ways = {
+        "shell": f"usermod -s /bin/sh-by-hand {name}",
+        "home": f"usermod -d /nonexistent {name}",
+        "group": f"usermod -g nogroup {name}",
+    }
+    return [Mutation(f"the account's {key} is another", script) for key, script in ways.items() if after.get(key)]
+
+
 def mutations(item: dict[str, Any]) -> list[Mutation]:
     """Ways to change one managed item by hand; empty only for items that are looked at and not managed."""
     kind, after = item["kind"], item.get("after") or {}
@@ -161,12 +170,7 @@ def mutations(item: dict[str, Any]) -> list[Mutation]:
     if kind == "unit":
         return _unit(item, quoted)
     if kind == "user":
-        return [
-            Mutation(
-                "the shell is another",
-                f"usermod -s /bin/false-by-hand {quoted} || sed -i 's#^\\({name}:.*:\\)[^:]*$#\\1/bin/other#' /etc/passwd",
-            )
-        ]
+        return _user(after, quoted)
     if kind == "key":
         return [Mutation("the key is another", f"head -c 200 /dev/urandom > {quoted}")]
     if kind == "git":
