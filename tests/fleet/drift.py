@@ -119,6 +119,7 @@ COMMANDS = {
     "setting:": "git config --system --unset-all {rest}",
     "running:nginx": "systemctl stop nginx",
     "smoke:": "rm -f /opt/gpufleet/results/{rest}.json",
+    "shell:": "eval truncate -s 0 ~{rest}/.bashrc",
     "certificate:": "rm -f /etc/nginx/gpufleet/tls/{rest}.crt",
     "selinux:": "",
     "toolkit:": "rm -f /usr/local/cuda-{rest}/bin/nvcc",
