@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.gpufleet.llm.plugins.plugin_utils import catalog, solver, solver_input, tables
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.untag import plain
 
 ARGUMENTS: dict[str, Any] = {
     "models": {"type": "list", "elements": "raw", "default": []},
@@ -22,20 +22,6 @@ ARGUMENTS: dict[str, Any] = {
     "models_path": {"type": "path", "default": "/"},
     "memory_basis": {"type": "str", "default": "free", "choices": ["free", "total"]},
 }
-
-
-def plain(value: Any) -> Any:
-    """The same without the tags and lazy containers of templating; floats stay floats (the solver tells of them)."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if value is None or isinstance(value, bool):
-        return value
-    for kind in (int, float):
-        if isinstance(value, kind):
-            return kind(value)
-    return str(value)
 
 
 def wanted(models: list[Any], catalog_dirs: list[str]) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.gpufleet.llm.plugins.action.plan import plain
 from ansible_collections.gpufleet.llm.plugins.plugin_utils import solver_render
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.untag import plain
 
 ARGUMENTS: dict[str, Any] = {
     "format": {"type": "str", "default": "table", "choices": ["table", "json"]},

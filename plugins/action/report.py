@@ -15,21 +15,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.gpufleet.llm.plugins.plugin_utils import errors, report
-
-
-def _plain(value: Any) -> Any:
-    """JSON-ready: template results carry tags and lazy containers that C(json) need not know."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, bool) or value is None:
-        return value
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value)
-    return str(value)
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.untag import plain
 
 
 def write_report(directory: str, content: dict[str, Any]) -> str:
@@ -65,7 +51,7 @@ class ActionModule(ActionBase):
         directory = os.path.abspath(os.path.expanduser(args["directory"]))
         if args["recap"]:
             reports = [
-                _plain((variables["hostvars"][host].get("ansible_facts") or {}).get("gpufleet_report") or {})
+                plain((variables["hostvars"][host].get("ansible_facts") or {}).get("gpufleet_report") or {})
                 for host in sorted(variables.get("ansible_play_hosts_all") or [])
             ]
             missing = [r for r in reports if not r]
@@ -77,13 +63,13 @@ class ActionModule(ActionBase):
         node = str(variables.get("inventory_hostname", ""))
         facts = variables.get("ansible_facts") or {}
         seen = {
-            name: _plain(variables[name])
+            name: plain(variables[name])
             for name in variables
             if name.endswith("_result") or name.startswith("gpufleet_")
         }
         for name in ("gpufleet_gpu", "gpufleet_plan"):
             if name not in seen and name in facts:
-                seen[name] = _plain(facts[name])
+                seen[name] = plain(facts[name])
         if args["failed_result"] is not None:
             # A play that ignores unreachable nodes goes on to a task that lacks what the lost one would have registered.
             looks = [
@@ -98,7 +84,7 @@ class ActionModule(ActionBase):
         return result
 
     def _failure(self, args: dict[str, Any], lost: Mapping[str, Any] | None) -> dict[str, str]:
-        failed = _plain(args["failed_result"] if lost is None else lost)
+        failed = plain(args["failed_result"] if lost is None else lost)
         name = str(args["failed_task"])
         message = report.message_of(failed)
         if isinstance(failed, Mapping) and failed.get("unreachable"):
