@@ -22,6 +22,7 @@ from ansible_collections.gpufleet.llm.plugins.module_utils import (
     nvml_binding,
     nvml_read,
 )
+from ansible_collections.gpufleet.llm.plugins.module_utils.bounded import bounded
 
 SCHEMA = 1
 SOURCES = ("nvml", "nvidia_smi", "pci")
@@ -448,7 +449,7 @@ class _Gatherer:
         if not path or self._run_command is None:
             return
         # run_command has no timeout of its own, so coreutils' timeout holds the clock.
-        rc, out, err = self._run_command(["timeout", "--kill-after=5", str(int(self._timeout)), path, "-q", "-x"])
+        rc, out, err = self._run_command([*bounded(int(self._timeout), 5), path, "-q", "-x"])
         if rc in (124, 137):
             self._outcome.update(code=None, hung=True, step="nvidia-smi -q -x")
             return

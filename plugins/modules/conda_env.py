@@ -249,6 +249,7 @@ from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpufleet.llm.plugins.module_utils import conda as envs
+from ansible_collections.gpufleet.llm.plugins.module_utils.bounded import bounded, no_input
 from ansible_collections.gpufleet.llm.plugins.module_utils.fetch import redact, secrets_of
 
 # Variables of the caller's own Python, pip, uv or conda session that would change what is installed, or where.
@@ -397,8 +398,6 @@ class Environment:
 
     def run(self, argv: list[str], **environ: str) -> tuple[int, str, str]:
         """Run a command within the time limit. The lock on the environment lives as long as the command does."""
-        limit = self.module.get_bin_path("timeout")
-        head = [limit, "--kill-after=30", str(self.params["timeout_seconds"])] if limit else []
         if self.params["ca_path"]:
             environ.update(
                 CONDA_SSL_VERIFY=self.params["ca_path"],
@@ -406,7 +405,7 @@ class Environment:
                 SSL_CERT_FILE=self.params["ca_path"],
             )
         rc, out, err = self.module.run_command(
-            head + argv,
+            bounded(self.params["timeout_seconds"], 30) + argv,
             environ_update={"LC_ALL": "C.UTF-8", **environ},
             pass_fds=() if self.lock_fd is None else (self.lock_fd,),
             expand_user_and_vars=False,
@@ -790,6 +789,7 @@ def main() -> None:
         supports_check_mode=True,
         no_log=True,
     )
+    no_input()
     params = module.params
     for url in [params["index_url"], *params["extra_index_urls"], *params["find_links"], *params["channels"]]:
         module.no_log_values.update(secrets_of(url))

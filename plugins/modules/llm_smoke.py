@@ -275,6 +275,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpufleet.llm.plugins.module_utils import smoke_run
+from ansible_collections.gpufleet.llm.plugins.module_utils.bounded import bounded
 
 # Reads the length of the script and the script from stdin, so that no file is needed that the account could read.
 STARTER = (
@@ -290,17 +291,15 @@ def command(
     *,
     python: str,
     environment: dict[str, str],
-    timeout_seconds: int,
-    timeout_bin: str,
+    limit: list[str],
     env_bin: str,
     runuser: list[str],
 ) -> list[str]:
     """The argument list: [runuser] timeout env -i NAME=VALUE ... python -I -c STARTER.
 
-    timeout(1) puts what it starts into a process group of its own and signals the whole group.
+    C(limit) is what C(bounded) returns: timeout(1) puts what it starts into a process group of its own and signals all of it.
     """
     variables = [f"{name}={value}" for name, value in sorted(environment.items())]
-    limit = [timeout_bin, "--kill-after=10", str(timeout_seconds)]
     return [*runuser, *limit, env_bin, "-i", *variables, python, "-I", "-c", STARTER]
 
 
@@ -394,8 +393,7 @@ def main() -> None:
     argv = command(
         python=params["python"],
         environment=process_environment(params["python"], home, params["library_path"], params["environment"]),
-        timeout_seconds=params["timeout_seconds"],
-        timeout_bin=module.get_bin_path("timeout", True),
+        limit=bounded(params["timeout_seconds"], 10),
         env_bin=module.get_bin_path("env", True),
         runuser=runuser,
     )

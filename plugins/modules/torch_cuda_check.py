@@ -258,12 +258,12 @@ libraries:
 
 import os
 import re
-import shutil
 import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpufleet.llm.plugins.module_utils import gpu_gather, ldpath, torch_probe
+from ansible_collections.gpufleet.llm.plugins.module_utils.bounded import bounded
 
 
 def probe_source() -> str:
@@ -303,7 +303,7 @@ def not_python(module: AnsibleModule, python: str, environ: dict[str, str]) -> s
         if start != b"\x7fELF" and start[:2] != b"#!":
             return "it is no program"
         _rc, out, err = module.run_command(
-            _limited([python, "--version"], 20), cwd="/", environ_update=environ, handle_exceptions=False
+            [*bounded(20, 5), python, "--version"], cwd="/", environ_update=environ, handle_exceptions=False
         )
     except (OSError, ValueError) as exc:
         return f"{type(exc).__name__}: {exc}"
@@ -315,17 +315,11 @@ def not_python(module: AnsibleModule, python: str, environ: dict[str, str]) -> s
     return ""
 
 
-def _limited(command: list[str], seconds: int) -> list[str]:
-    """The command under coreutils' timeout, where there is one."""
-    outer = shutil.which("timeout")
-    return [outer, "--kill-after=5", str(seconds), *command] if outer else command
-
-
 def run_probe(module: AnsibleModule, python: str, environ: dict[str, str]) -> dict[str, Any]:
     """Run the probe in the environment's Python: ``rc``, ``rows``, ``stdout`` and ``stderr`` (their ends), ``seconds``."""
     limit = module.params["timeout_seconds"]
     # The probe has its own watchdog; the outer limit is for a Python that hangs before it starts.
-    command = _limited([python, "-B", "-", module.params["device"], str(limit)], limit + 15)
+    command = [*bounded(limit + 15, 5), python, "-B", "-", module.params["device"], str(limit)]
     started = time.monotonic()
     try:
         rc, out, err = module.run_command(

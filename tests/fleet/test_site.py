@@ -138,14 +138,19 @@ def test_8_from_an_installed_collection(fleet: Fleet, tmp_path: Path) -> None:
     )
     tarball = next(tmp_path.glob("gpufleet-llm-*.tar.gz"))
     installed = tmp_path / "installed"
-    install = ["ansible-galaxy", "collection", "install", "--offline", "-p", str(installed), str(tarball)]
-    subprocess.run(install, cwd=tmp_path, check=True)
-    extra = json.dumps(variables(tmp_path / "results"))
     (tmp_path / "ansible.cfg").write_text("[defaults]\nhost_key_checking = True\n")  # nothing of the clone's
+    env = {
+        **os.environ,
+        "ANSIBLE_COLLECTIONS_PATH": str(installed),
+        "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
+    }
+    install = ["ansible-galaxy", "collection", "install", "--offline", "-p", str(installed), str(tarball)]
+    subprocess.run(install, cwd=tmp_path, env=env, check=True)
+    extra = json.dumps(variables(tmp_path / "results"))
     done = subprocess.run(
         ["ansible-playbook", "gpufleet.llm.site", "-i", fleet.inventory, "-e", extra],
         cwd=tmp_path,
-        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(installed), "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")},
+        env=env,
         capture_output=True,
         text=True,
         check=False,

@@ -5,7 +5,7 @@
 """Make the depot's package repositories: runs in a container of the depot's image, as root, with a Debian mirror.
 
 `build_packages.py OUTDIR` writes `apt/`, `rpm/`, `pacman/` and `keys/`. The programs are Debian's own builds of git,
-git-lfs and nginx (every node image has a Debian root), wrapped anew:
+git-lfs, nginx and openssl (every node image has a Debian root), wrapped anew:
 
 * `apt/nginx/{debian,ubuntu}`: nginx in the shape of nginx.org's repository. There the version in the program itself is
   replaced, so that `nginx -v` says what the package says; the code is that of Debian's nginx.
@@ -28,8 +28,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 NGINX_VERSIONS = ("1.24.0", "1.28.0", "1.30.4")
 APT_SUITES = {"debian": ("bookworm", "trixie"), "ubuntu": ("jammy",)}
-# From Debian, for the repackaged git, git-lfs and nginx.
-DEBS = ("git", "git-man", "git-lfs", "nginx", "nginx-common", "liberror-perl")
+# From Debian, for the repackaged git, git-lfs, nginx and openssl.
+DEBS = ("git", "git-man", "git-lfs", "nginx", "nginx-common", "liberror-perl", "openssl")
 KEY_NAME = "gpufleet.llm test fleet (nginx packages)"
 DATE = 1_700_000_000
 
@@ -294,6 +294,11 @@ def main(out: Path) -> None:
     rpm(base, work, lfs, "git-lfs", versions["git-lfs"], "1.el9", summary="Large files with git", requires="git")
     own = nginx_tree(work / "rhel-tree", roots, real, real, "rhel")
     rpm(base, work, own, "nginx", real, "1.el9", **NGINX_RPM)
+    ssl = work / "ssl-tree/usr/bin"  # a base package, but one that an operator can remove and nginx needs back
+    ssl.mkdir(parents=True)
+    shutil.copy2(roots["openssl"] / "usr/bin/openssl", ssl)
+    version = re.sub(r"[~+-].*", "", versions["openssl"])
+    rpm(base, work, ssl.parents[1], "openssl", version, "2.el9", summary="Utilities from the cryptography library")
     official = out / "rpm/nginx/9/x86_64"
     for version in NGINX_VERSIONS:
         tree = nginx_tree(work / f"ngx-{version}", roots, real, version, "official")

@@ -88,11 +88,11 @@ def no_library(_choice: str, _library: str) -> Any:
 
 
 def run_stand_in_smi(profile: str) -> Any:
-    """A run_command that runs the stand-in nvidia-smi (argv[3:] behind coreutils' timeout) for real."""
+    """A run_command that runs the stand-in nvidia-smi ("nvidia-smi -q -x" behind what bounds it) for real."""
 
     def run(argv: list[str]) -> tuple[int, str, str]:
         environment = {**os.environ, "GPUFLEET_NVML_PROFILE": os.fspath(built() / profile / "profile")}
-        command = [*argv[:3], os.fspath(built() / profile / "bin/nvidia-smi"), *argv[4:]]
+        command = [*argv[:-3], os.fspath(built() / profile / "bin/nvidia-smi"), *argv[-2:]]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout, done.stderr
 

@@ -137,7 +137,7 @@ def test_what_is_missing_is_told_before_a_process_is_started(call, tmp_path):
 
 def test_the_command_line():
     argv = llm_smoke.command(
-        python="/e/bin/python", environment={"B": "2", "A": "1"}, timeout_seconds=9, timeout_bin="/bin/timeout",
+        python="/e/bin/python", environment={"B": "2", "A": "1"}, limit=["/bin/timeout", "--kill-after=10", "9"],
         env_bin="/bin/env", runuser=["/sbin/runuser", "-u", "llm", "--"],
     )  # fmt: skip
     assert argv[:-1] == [
