@@ -398,6 +398,10 @@ def _name_packages(
         others += [n for n in known if _other_branch(n, branch)]
     plan["absent_packages"] = sorted(set(others) - wanted)
     plan["holds"] = [p["name"] for p in plan["packages"] if p["hold"]]
+    if hold and plan["package_manager"] != "apt":
+        # dnf and pacman do not step back to a version that fits: with a part of the driver held and another not, no upgrade of
+        # the system resolves any more. apt's pins cover the other parts.
+        plan["holds"] = sorted({*plan["holds"], *_parts(node, plan["installed"]["version"])})
     if row["stream"] and driver_table.modular(system) and node["dnf_modules"]:
         plan["stream"] = fill(row["stream"][f"signed_{flavour}" if signed else flavour])
     if plan["package_manager"] != "apt":
@@ -412,6 +416,15 @@ def _name_packages(
             "packages": pinned,
             "version": version or (f"{branch}.*" if branch else ""),
         }
+
+
+def _parts(node: Mapping[str, Any], version: str) -> list[str]:
+    """Installed packages that carry the driver's version, also those that came as dependencies."""
+    return [
+        name
+        for name, package in node["packages"].items()
+        if version and "nvidia" in name and driver_node.upstream(package["version"]) == version
+    ]
 
 
 def _other_branch(name: str, branch: str) -> bool:
@@ -572,6 +585,12 @@ def items(plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapping[str
         if manager == "dpkg":
             item["hold"] = package["hold"]
         out.append(item)
+    if manager != "dpkg":
+        # dnf's and pacman's holds are files of their own: one that was edited is written again, the packages are left alone.
+        named = {package["name"] for package in plan["packages"]}
+        for name in sorted({*named, *plan["holds"]}):
+            hold = {"kind": "package", "name": name, "manager": manager, "hold": name in plan["holds"]}
+            out.append({"key": f"hold:{name}", **hold})
     for name in [
         *plan["pins"],
         *([plan["headers"]] if plan["headers"] and settings["kernel_headers"] != "auto" else []),
