@@ -240,7 +240,11 @@ if [ "$1" = autoinstall ]; then
     done
     exit 0
 fi
-[ "$1" = status ] || { echo "dkms fixture: only status and autoinstall" >&2; exit 1; }
+if [ "$*" = "add -m nvidia -v $5" ] && [ -e "/usr/src/nvidia-$5/dkms.conf" ]; then
+    mkdir -p "/var/lib/dkms/nvidia/$5"
+    exit 0
+fi
+[ "$1" = status ] || { echo "dkms fixture: only status, add and autoinstall" >&2; exit 1; }
 for folder in /var/lib/dkms/*/*/; do
     [ -L "${folder%/}" ] && continue
     [ -d "$folder" ] || continue
