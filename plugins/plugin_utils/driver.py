@@ -665,9 +665,12 @@ def _remove(
     mine = {"dnf": "rpm", "apt": "dpkg"}.get(manager, manager)
     looks = [{"kind": "package", "name": n, "state": "absent", "manager": mine} for n in names]
     left = [path for path in driver_files.OWN if path != driver_files.NOUVEAU or settings["nouveau_back"]]
+    named = {**plan, "method": "nvidia_repo"}
     if not node["cuda_repository"]:
         # Otherwise the role cuda still takes its toolkits from there.
         left += [path for paths in nvidia_repository.PATHS.values() for path in paths.values()]
+        if driver_table.has_repository(system):
+            _name_sources(named, settings, system, node)
     looks += [{"kind": "absent", "path": path} for path in left]
     if there == "runfile":
         looks.append({"kind": "absent", "path": "/usr/bin/nvidia-uninstall"})
@@ -679,6 +682,7 @@ def _remove(
         "installer": "runfile" if there == "runfile" else manager,
         "remove_installer": "runfile" if there == "runfile" else manager,
         "absent_packages": names,
+        "keys": named["keys"],
         "items": looks,
     }
 

@@ -101,6 +101,21 @@ def test_rhel_lock_keeps_an_update_of_the_system_away(fleet: Fleet) -> None:
     assert fleet.sh(RHEL, MODULE) == "580.105.08"
 
 
+@pytest.mark.parametrize(
+    "edit",
+    ["/nvidia-driver-cuda-libs/d", "s/580[.]105[.]08/580.126.20/", "d"],
+    ids=["one gone", "another version", "empty"],
+)
+def test_rhel_locks_that_were_edited_are_written_again(fleet: Fleet, edit: str) -> None:
+    before = fleet.sh(RHEL, "dnf -q versionlock list | sort")
+    fleet.sh(RHEL, f"sed -i '{edit}' /etc/dnf/plugins/versionlock.list")
+    healed = drive(fleet, RHEL, version="580.105.08")
+    assert "hold:nvidia-driver-cuda-libs" in healed.drift(RHEL)
+    assert not [key for key in healed.drift(RHEL) if not key.startswith("hold:")]
+    assert fleet.sh(RHEL, "dnf -q versionlock list | sort") == before
+    settled(fleet, RHEL, version="580.105.08")
+
+
 @pytest.mark.parametrize("version", ["580.126.20", "580.105.08"], ids=["up", "down"])
 def test_rhel_goes_up_and_down(fleet: Fleet, version: str) -> None:
     drive(fleet, RHEL, version=version)
@@ -157,6 +172,23 @@ def test_rhel_switches_to_the_runfile_and_back(fleet: Fleet) -> None:
     assert fleet.rc(RHEL, "rpm -q nvidia-driver-cuda kmod-nvidia-open-dkms") == 0
 
 
+NVIDIA_KEYS = "rpm -q gpg-pubkey --qf '%{SUMMARY}\\n' | grep -ci nvidia"
+
+
+def test_rhel_removal_leaves_the_repository_to_the_role_cuda(fleet: Fleet) -> None:
+    record = "/var/lib/gpufleet/cuda/12.4.toolkit"
+    fleet.sh(RHEL, f"mkdir -p {record.rpartition('/')[0]}; printf 'method=repository\\n' > {record}")
+    try:
+        drive(fleet, RHEL, state="absent")
+        assert fleet.sh(RHEL, "rpm -qa '*nvidia*' dkms gcc epel-release") == ""
+        assert fleet.sh(RHEL, "cat /etc/yum.repos.d/gpufleet-nvidia.repo").startswith("#")
+        assert fleet.rc(RHEL, "test -s /etc/pki/rpm-gpg/RPM-GPG-KEY-gpufleet-nvidia") == 0
+        assert fleet.sh(RHEL, NVIDIA_KEYS) == "1"
+        settled(fleet, RHEL, state="absent")
+    finally:
+        fleet.sh(RHEL, f"rm {record}")
+
+
 def test_rhel_removal_leaves_nothing(fleet: Fleet) -> None:
     drive(fleet, RHEL, state="absent")
     assert fleet.sh(RHEL, "rpm -qa '*nvidia*' dkms gcc epel-release") == ""
@@ -167,6 +199,7 @@ def test_rhel_removal_leaves_nothing(fleet: Fleet) -> None:
         )
         == ""
     )
+    assert fleet.sh(RHEL, f"{NVIDIA_KEYS}; true") == "0"
     assert "580" not in fleet.sh(RHEL, "cat /etc/dnf/modules.d/nvidia-driver.module 2>/dev/null; true")
     settled(fleet, RHEL, state="absent")
 
@@ -197,6 +230,16 @@ def test_arch_system_upgrade_leaves_the_driver_alone(fleet: Fleet) -> None:
     repository_state(fleet, "arch")
     fleet.sh(ARCH, "pacman -Su --noconfirm")
     assert fleet.sh(ARCH, MODULE) == "590.44.01"
+
+
+def test_arch_holds_that_were_edited_are_written_again(fleet: Fleet) -> None:
+    assert fleet.sh(ARCH, "pacman-conf IgnorePkg").split() == ["nvidia-open-dkms", "nvidia-utils"]
+    fleet.sh(ARCH, "sed -i 's/^IgnorePkg = .*/IgnorePkg = linux/' /etc/pacman.conf")
+    healed = drive(fleet, ARCH)
+    assert healed.drift(ARCH) == {"hold:nvidia-open-dkms", "hold:nvidia-utils"}
+    assert fleet.sh(ARCH, "pacman-conf IgnorePkg").split() == ["nvidia-open-dkms", "nvidia-utils"]
+    assert fleet.sh(ARCH, MODULE) == "590.44.01"
+    settled(fleet, ARCH)
 
 
 def test_arch_goes_up_by_wish_and_down_from_what_pacman_kept(fleet: Fleet) -> None:

@@ -594,6 +594,35 @@ def test_every_package_that_is_held_is_watched_and_in_one_version() -> None:
     assert versions == {"535.261.03-*"}
 
 
+PARTS = """\
+== packages
+ii kmod-nvidia-open-dkms 3:580.105.08-1.el9
+ii nvidia-driver-cuda 3:580.105.08-1.el9
+ii nvidia-driver-cuda-libs 3:580.105.08-1.el9
+ii nvidia-kmod-common 3:580.105.08-1.el9
+ii nvidia-persistenced 3:580.105.08-1.el9
+ii nvidia-container-toolkit 1.17.8-1
+ii nvidia-settings 3:580.82.07-1.el9
+"""
+
+
+def test_dnf_holds_the_parts_that_came_as_dependencies_too() -> None:
+    """With only the named parts locked C(dnf upgrade) finds no solution, for the whole system."""
+    plan = decide("rocky9", working("580.105.08"), PARTS, keep_working=False)
+    assert plan["holds"] == sorted(line.split()[1] for line in PARTS.splitlines() if "580.105.08" in line)
+    held = {i["name"]: i["hold"] for i in plan["items"] if i.get("key", "").startswith("hold:")}
+    assert held == dict.fromkeys(plan["holds"], True)
+
+
+@pytest.mark.parametrize("where", ["rocky9", "arch"])
+@pytest.mark.parametrize("hold", [True, False])
+def test_holds_of_dnf_and_pacman_are_watched_apart_from_the_packages(where: str, hold: bool) -> None:
+    plan = decide(where, gpu(T4), hold=hold, **({"branch": ""} if where == "arch" else {}))
+    held = {i["name"]: i["hold"] for i in plan["items"] if i.get("key", "").startswith("hold:")}
+    assert held and held == dict.fromkeys(names(plan), hold)
+    assert not [i for i in plan["items"] if "hold" in i and "key" not in i]
+
+
 def test_the_other_flavours_module_is_never_as_wanted() -> None:
     facts = gpu(T4, driver={**INSTALLED, "flavour": "open"})
     probe = FINE + "== packages\nii nvidia-open-kernel-dkms 535.183.01-1\n"
