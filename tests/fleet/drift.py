@@ -8,26 +8,17 @@ Every kind of item that a role may list has at least one; a kind without any is 
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """What is done, and the root shell script that does it."""
+    """What is done, and the root shell script that does it; C(deep): only a deep look can notice it."""
 
     what: str
     script: str
     deep: bool = False
-
-    def undoable(self, path: str) -> str:
-        """The script, with a copy of the path put aside first; C(undo) puts it back."""
-        return f"rm -rf /tmp/.by-hand; cp -a {path} /tmp/.by-hand; {self.script}"
-
-    @staticmethod
-    def undo(path: str) -> str:
-        """Put back what C(undoable) put aside, times and owner included."""
-        return f"rm -rf {path}; [ ! -e /tmp/.by-hand ] || cp -a /tmp/.by-hand {path}"
 
 
 REMOVE_PACKAGE = """
@@ -183,3 +174,81 @@ def mutations(item: dict[str, Any]) -> list[Mutation]:
     if kind == "manifest":
         return _manifest(item, quoted)
     raise AssertionError(f"no way is known to change a {kind} by hand: teach tests/fleet/drift.py")
+
+
+# What beside_others() goes by
+BESIDE_OTHERS = ("file", "key", "link")
+BESIDE_COMMANDS = ("pin:no-driver", "default:cuda")
+# What these roles install is taken apart by some changes; after two of them at once they rightly ask (REFUSALS).
+IN_TURN = ("anaconda", "cuda")
+
+Change = tuple[dict[str, Any], Mutation]
+
+
+def beside_others(item: dict[str, Any]) -> bool:
+    """Whether changing an item says nothing about others, so that several can be changed before one look and one healing."""
+    if item["kind"] == "directory":
+        return any((item.get("after") or {}).get(key) for key in ("mode", "owner", "group"))
+    if item["kind"] == "absent":
+        return str(item["name"]).startswith("/etc/")
+    return item["kind"] in BESIDE_OTHERS or item["key"] in BESIDE_COMMANDS
+
+
+def rounds(role: str, items: list[dict[str, Any]], alone: bool) -> list[list[list[Change]]]:
+    """All changes of all items, as rounds of steps: after a step everything in it must be noticed, after a round all is healed.
+
+    C(alone) makes a round of each change. Otherwise the first changes of all items that are C(beside_others) make one round, the
+    second ones another, and so on. The rest is changed one by one, and in roles of C(IN_TURN) healed one by one, else together.
+    """
+    found = [(item, mutation) for item in items for mutation in mutations(item)]
+    if alone:
+        return [[[change]] for change in found]
+    small: dict[int, list[Change]] = {}
+    large: list[list[Change]] = []
+    for item in items:
+        for number, mutation in enumerate(mutations(item)):
+            if beside_others(item):
+                small.setdefault(number, []).append((item, mutation))
+            else:
+                large.append([(item, mutation)])
+    together = [[small[number]] for number in sorted(small)]
+    if role in IN_TURN:
+        return together + [[step] for step in large]
+    return together + ([large] if large else [])
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a role finds and does not heal, because it may be somebody else's.
+
+    C(script) makes it so, C(state) prints what must be the same after the refusal; C(consent) are the variables and
+    C(way_out) the script with which an operator lets the role go on.
+    """
+
+    role: str
+    name: str
+    script: str
+    state: str
+    message: str
+    consent: dict[str, Any] = field(default_factory=dict)
+    way_out: str = "true"
+
+
+REFUSALS = [
+    Refusal(
+        role="anaconda",
+        name="the prefix holds other files",
+        script="rm -rf /opt/gpufleet/conda; mkdir /opt/gpufleet/conda; echo mine > /opt/gpufleet/conda/notes",
+        state="find /opt/gpufleet/conda* -printf '%p %u %m %s %T@\\n' | sort",
+        message="/opt/gpufleet/conda holds something that is no conda installation. Move it away",
+        way_out="mv /opt/gpufleet/conda /opt/gpufleet/mine",
+    ),
+    Refusal(
+        role="cuda",
+        name="a runfile's toolkit without record",
+        script="rm /var/lib/gpufleet/cuda/12.0.toolkit /usr/local/cuda-12.0/bin/nvcc",
+        state="find /usr/local/cuda-12.0 -printf '%p %u %m %s %T@\\n' | sort; ls /var/lib/gpufleet/cuda",
+        message="/usr/local/cuda-12.0 holds a toolkit that this role did not install, by runfile",
+        consent={"cuda_switch_method": True},
+    ),
+]
