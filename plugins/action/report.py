@@ -14,6 +14,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 from ansible_collections.gpufleet.llm.plugins.plugin_utils import errors, report
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.untag import plain
 
@@ -57,7 +58,10 @@ class ActionModule(ActionBase):
             missing = [r for r in reports if not r]
             if missing:
                 raise AnsibleActionFail("recap: a node has no report; run gpufleet.llm.report on every node first")
-            result.update(changed=False, msg=report.words(reports, directory), ok=all(r["ok"] for r in reports))
+            words = report.words(reports, directory)
+            # Not by a debug task: YAML or JSON would fold and quote what a person is to read.
+            Display().display(f"\n{words}\n")
+            result.update(changed=False, msg=words, ok=all(r["ok"] for r in reports))
             return result
 
         node = str(variables.get("inventory_hostname", ""))

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import yaml_file
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.lock import Lock, LockError, parse_lock
 
 SCHEMA = 1
@@ -246,8 +247,7 @@ def read_folder(folder: str) -> dict[str, Any]:
     """The content of a folder's C(model.yml), checked. Raises CatalogError with everything that is wrong."""
     path = os.path.join(folder, "model.yml")
     try:
-        with open(path, encoding="utf-8") as stream:
-            model = yaml.safe_load(stream)
+        model = yaml_file.read(path)
     except (OSError, yaml.YAMLError) as error:
         raise CatalogError(f"{path}: {error}") from error
     wrong = problems(model)

@@ -16,8 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from ansible_collections.gpufleet.llm.plugins.plugin_utils import mirrors, nvidia_repository, tables
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import mirrors, nvidia_repository, tables, yaml_file
 
 DATA = Path(__file__).resolve().parent / "data" / "cuda.yml"
 STATE_DIR = "/var/lib/gpufleet/cuda"
@@ -73,8 +72,7 @@ def data() -> dict[str, Any]:
 
     :raises OSError: when the file is missing.
     """
-    with DATA.open(encoding="utf-8") as stream:
-        read: dict[str, Any] = yaml.safe_load(stream)
+    read: dict[str, Any] = yaml_file.read(DATA)
     return read
 
 

@@ -11,8 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-from ansible_collections.gpufleet.llm.plugins.plugin_utils import nvidia_repository
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import nvidia_repository, yaml_file
 
 DATA = pathlib.Path(__file__).parent / "data" / "driver_packages.yml"
 
@@ -22,8 +21,7 @@ Row = Mapping[str, Any]
 @functools.lru_cache(maxsize=1)
 def table() -> dict[str, Any]:
     """The table as it is in the file."""
-    with DATA.open(encoding="utf-8") as stream:
-        read: dict[str, Any] = yaml.safe_load(stream)
+    read: dict[str, Any] = yaml_file.read(DATA)
     return read
 
 

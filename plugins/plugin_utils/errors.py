@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import yaml_file
 
 CATALOGUE = os.path.join(os.path.dirname(__file__), "data", "errors.yml")
 # The end of a text is where a program says why it stopped; a longer text is cut to this many characters.
@@ -62,8 +62,7 @@ def catalogue(path: str = CATALOGUE) -> tuple[Entry, ...]:
 
     Raises ``KeyError`` or ``re.error`` for a malformed table; a unit test keeps the shipped one well-formed.
     """
-    with open(path, encoding="utf-8") as stream:
-        table = yaml.safe_load(stream)
+    table = yaml_file.read(path)
     return tuple(
         Entry(
             id=row["id"],

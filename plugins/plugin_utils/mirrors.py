@@ -23,7 +23,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import yaml
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import yaml_file
 
 DATA = pathlib.Path(__file__).parent / "data" / "mirrors.yml"
 
@@ -53,8 +53,7 @@ class MirrorError(ValueError):
 @functools.lru_cache(maxsize=1)
 def profiles() -> dict[str, dict[str, Any]]:
     """The table as it is in data/mirrors.yml: profile name -> its entries, with their sources."""
-    with DATA.open(encoding="utf-8") as stream:
-        table: dict[str, dict[str, Any]] = yaml.safe_load(stream)
+    table: dict[str, dict[str, Any]] = yaml_file.read(DATA)
     return table
 
 

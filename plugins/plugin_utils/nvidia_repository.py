@@ -15,8 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from ansible_collections.gpufleet.llm.plugins.plugin_utils import mirrors
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import mirrors, yaml_file
 
 DATA = Path(__file__).resolve().parent / "data" / "nvidia_repository.yml"
 
@@ -42,8 +41,7 @@ def table() -> dict[str, Any]:
 
     :raises OSError: when the file is missing.
     """
-    with DATA.open(encoding="utf-8") as stream:
-        data: dict[str, Any] = yaml.safe_load(stream)
+    data: dict[str, Any] = yaml_file.read(DATA)
     return data
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import yaml_file
 
 Row = Mapping[str, Any]
 Version = tuple[int, ...]
@@ -193,8 +193,4 @@ def load() -> Tables:
     :raises OSError: when a file is missing.
     """
     folder = os.path.join(os.path.dirname(__file__), "data")
-    read = {}
-    for name in NAMES:
-        with open(os.path.join(folder, f"{name}.yml"), encoding="utf-8") as handle:
-            read[name] = yaml.safe_load(handle)
-    return Tables(**read)
+    return Tables(**{name: yaml_file.read(os.path.join(folder, f"{name}.yml")) for name in NAMES})
