@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 TOOL = str(ROOT / "tests" / "fleet" / "fleet")
 PLAYBOOKS = ROOT / "tests" / "fleet" / "playbooks"
 NIGHTLY = bool(os.environ.get("GPUFLEET_NIGHTLY"))
+# Roles whose long scenarios run although it is not night, since they changed (tools/test)
+LONG = os.environ.get("GPUFLEET_LONG", "").split()
 
 
 @dataclass
