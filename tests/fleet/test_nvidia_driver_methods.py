@@ -262,7 +262,7 @@ def test_arch_a_version_that_is_nowhere_is_refused(fleet: Fleet) -> None:
 def test_arch_removal_leaves_nothing(fleet: Fleet) -> None:
     drive(fleet, ARCH, state="absent")
     assert fleet.sh(ARCH, "pacman -Qq | grep -E 'nvidia|dkms|gcc|^make|linux-headers'; true") == ""
-    assert fleet.sh(ARCH, "grep gpufleet /etc/pacman.conf; find /lib/modules -name 'nvidia*'; true") == ""
+    assert fleet.sh(ARCH, "grep -E 'gpufleet.llm|IgnorePkg' /etc/pacman.conf; find /lib/modules -name 'nvidia*'; true") == ""
     settled(fleet, ARCH, state="absent")
 
 
