@@ -59,6 +59,9 @@ from ansible_collections.gpufleet.llm.plugins.plugin_utils.tables import load
 # What a driver cannot repair: somebody has to go to the machine, or the card belongs to a virtual machine.
 HARDWARE_STATES = ("gpu_lost", "gpu_off_bus", "gpu_insufficient_power", "gpu_interrupt_issue", "gpu_passed_through")
 
+# Below nvidia_driver_runfile_tmpdir; roles/nvidia_driver/vars/main.yml knows it, too.
+RUNFILE_FOLDER = "gpufleet-nvidia-driver"
+
 EMPTY: dict[str, Any] = {
     "action": "skip",
     "reason": "",
@@ -139,7 +142,8 @@ def installed(system: Mapping[str, Any], gpu: Mapping[str, Any], node: Mapping[s
     elif found:
         method = _method_of(found, system)
     elif driver["library_version"] or driver["module_version"]:
-        method = "unknown" if node["known"] else ""
+        # A runfile of this role that was killed is taken up again; another driver without packages is a stranger's.
+        method = ("runfile" if node["runfile_started"] else "unknown") if node["known"] else ""
     version = driver["library_version"] or driver["module_version"] or ""
     return {"method": method, "version": version, "flavour": driver["flavour"] or ""}
 
@@ -671,6 +675,8 @@ def _remove(
         left += [path for paths in nvidia_repository.PATHS.values() for path in paths.values()]
         if driver_table.has_repository(system):
             _name_sources(named, settings, system, node)
+    # What an installation that failed has left: the runfile, to be taken up again
+    left.append(f"{settings['runfile_tmpdir']}/{RUNFILE_FOLDER}")
     looks += [{"kind": "absent", "path": path} for path in left]
     if there == "runfile":
         looks.append({"kind": "absent", "path": "/usr/bin/nvidia-uninstall"})

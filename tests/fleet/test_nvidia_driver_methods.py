@@ -211,7 +211,12 @@ def test_rhel_removal_leaves_nothing(fleet: Fleet) -> None:
 
 
 def repository_state(fleet: Fleet, state: str) -> None:
-    """Let the mirror be at an older or the newest state, and the node know it, as `pacman -Sy` does."""
+    """Let the mirror be at an older or the newest state, and the node know it, as `pacman -Sy` does.
+
+    The fixtures of the two states are not the same bytes where they have the same version, as an archive's are; so what pacman
+    has kept of those goes.
+    """
+    fleet.sh(ARCH, "find /var/cache/pacman/pkg -type f -not -name 'nvidia*' -delete")
     fleet.sh(
         ARCH,
         f"sed -i 's#distribution/[a-z-]*/x86_64#distribution/{state}/x86_64#' /etc/pacman.conf; pacman -Syy --noconfirm",
@@ -262,7 +267,10 @@ def test_arch_a_version_that_is_nowhere_is_refused(fleet: Fleet) -> None:
 def test_arch_removal_leaves_nothing(fleet: Fleet) -> None:
     drive(fleet, ARCH, state="absent")
     assert fleet.sh(ARCH, "pacman -Qq | grep -E 'nvidia|dkms|gcc|^make|linux-headers'; true") == ""
-    assert fleet.sh(ARCH, "grep -E 'gpufleet.llm|IgnorePkg' /etc/pacman.conf; find /lib/modules -name 'nvidia*'; true") == ""
+    assert (
+        fleet.sh(ARCH, "grep -E 'gpufleet.llm|IgnorePkg' /etc/pacman.conf; find /lib/modules -name 'nvidia*'; true")
+        == ""
+    )
     settled(fleet, ARCH, state="absent")
 
 
@@ -320,7 +328,10 @@ def test_runfile_older_than_the_kernel_is_refused_before_the_first_change(fleet:
 def test_runfile_removal(fleet: Fleet) -> None:
     drive(fleet, ARCH, state="absent")
     assert (
-        fleet.sh(ARCH, "ls /usr/bin/nvidia* /usr/lib/libnvidia* /usr/src/nvidia* /var/lib/nvidia 2>/dev/null; true")
+        fleet.sh(
+            ARCH,
+            "ls -d /usr/bin/nvidia* /usr/lib/libnvidia* /usr/src/nvidia* /var/lib/nvidia /var/tmp/gpufleet* 2>&-; true",
+        )
         == ""
     )
     assert fleet.sh(ARCH, "find /lib/modules -name 'nvidia*'; true") == ""

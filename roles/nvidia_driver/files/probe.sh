@@ -28,6 +28,10 @@ grep -l 'method=repository' /var/lib/gpufleet/cuda/*.toolkit 2>/dev/null
 echo "== uninstaller"
 [ -x /usr/bin/nvidia-uninstall ] && { [ -x /usr/bin/dpkg ] && dpkg -S /usr/bin/nvidia-uninstall >/dev/null 2>&1 || echo /usr/bin/nvidia-uninstall; }
 
+# The runfile is kept until its installer has ended well: a driver that nothing else explains is half of that one.
+echo "== runfile_started"
+[ -d "$tmpdir/gpufleet-nvidia-driver" ] && echo yes
+
 # The persistence daemon and the fabric manager are the driver's own; they are stopped before a change.
 echo "== users"
 find /proc/[0-9]*/fd -maxdepth 1 -lname '/dev/nvidia*' 2>/dev/null | cut -d/ -f3 | sort -un | while read -r pid; do

@@ -421,6 +421,14 @@ def test_a_runfile_is_known_by_its_uninstaller() -> None:
     assert "one-method" not in failing(agreed) and agreed["remove_installer"] == "runfile"
 
 
+def test_a_runfile_that_was_killed_is_taken_up_again() -> None:
+    half = gpu(T4, driver={"library_version": "580.105.08"})
+    wish = {"method": "runfile", "version": "580.105.08", "runfile_sha256": "0" * 64}
+    assert "one-method" in failing(decide("arch", half, **wish))
+    started = decide("arch", half, FINE + "== runfile_started\nyes\n", **wish)
+    assert started["installed"]["method"] == "runfile" and not failing(started)
+
+
 def test_auto_stays_with_the_method_that_is_there() -> None:
     probe = FINE + "== packages\nii nvidia-dkms-580-open 580.95.05-0ubuntu1\n"
     assert decide("ubuntu22", gpu(T4, driver=INSTALLED), probe)["method"] == "nvidia_repo"
@@ -663,6 +671,20 @@ def test_the_repository_stays_while_the_role_cuda_uses_it() -> None:
     free = {i.get("path") for i in decide("debian12", gpu(T4), state="absent")["items"]}
     source = "/etc/apt/sources.list.d/gpufleet-nvidia.sources"
     assert source in free and source not in used
+
+
+def test_rpms_own_copy_of_the_key_goes_with_the_repository() -> None:
+    used = decide("rocky9", gpu(T4), FINE + "== cuda_repository\nx.toolkit\n", state="absent")
+    free = decide("rocky9", gpu(T4), state="absent", repo_key_fingerprints=["A" * 40])
+    assert used["keys"] == []
+    assert [k["fingerprints"] for k in free["keys"]] == [["A" * 40]]
+
+
+def test_removal_takes_what_a_failed_runfile_left() -> None:
+    plan = decide("arch", gpu(T4), state="absent", runfile_tmpdir="/srv/tmp")
+    folder = (ROOT / "roles/nvidia_driver/vars/main.yml").read_text().partition("__nvidia_driver_runfile_folder: ")[2]
+    assert folder.startswith('"{{ nvidia_driver_runfile_tmpdir }}/gpufleet-nvidia-driver"')
+    assert {"kind": "absent", "path": "/srv/tmp/gpufleet-nvidia-driver"} in plan["items"]
 
 
 def test_the_plan_always_has_all_keys() -> None:
