@@ -26,6 +26,8 @@ COMMON = {
 HEADERS = {RHEL: "kernel-devel-matched", ARCH: "linux-headers"}
 DRIVER_RPMS = "rpm -qa --qf '%{NAME} %{VERSION}\\n' '*nvidia*' | sort"
 MODULE = 'modinfo -F version "$(find /lib/modules -name nvidia.ko)"'
+# The installer looks for the distribution's own folder of libraries; the containers are made of two distributions.
+LIBRARIES = "find /usr/lib /usr/lib64 -name 'libnvidia-ml.so.[0-9]*.*' -printf '%f\\n' 2>/dev/null; true"
 LICENCE = 'modinfo -F license "$(find /lib/modules -name nvidia.ko)"'
 
 
@@ -166,9 +168,7 @@ def test_rhel_switches_to_the_runfile_and_back(fleet: Fleet) -> None:
     assert fleet.sh(RHEL, "rpm -qa '*nvidia*'") == ""
     assert fleet.sh(RHEL, MODULE) == "580.126.20"
     assert fleet.rc(RHEL, "test -x /usr/bin/nvidia-uninstall") == 0
-    # The installer looks for the distribution's own folder, and the container is made of two distributions.
-    found = fleet.sh(RHEL, "find /usr/lib /usr/lib64 -name 'libnvidia-ml.so.[0-9]*.*'")
-    assert found.endswith("/libnvidia-ml.so.580.126.20") and len(found.split()) == 1
+    assert fleet.sh(RHEL, LIBRARIES) == "libnvidia-ml.so.580.126.20"
     settled(fleet, RHEL, **wish)
     drive(fleet, RHEL, method="nvidia_repo", switch_method=True)
     assert fleet.rc(RHEL, "test -e /usr/bin/nvidia-uninstall") != 0
@@ -305,7 +305,7 @@ def test_runfile_killed_halfway_is_healed(fleet: Fleet) -> None:
         fixture_file(fleet, ARCH, "killed-halfway", there=False)
     drive(fleet, ARCH, **wish)
     assert fleet.sh(ARCH, MODULE) == "580.105.08"
-    assert fleet.rc(ARCH, "test -e /usr/lib/libnvidia-ml.so.580.105.08") == 0
+    assert fleet.sh(ARCH, LIBRARIES) == "libnvidia-ml.so.580.105.08"
     settled(fleet, ARCH, **wish)
 
 
@@ -314,7 +314,7 @@ def test_runfile_goes_up_and_down(fleet: Fleet, version: str) -> None:
     wish = runfile(fleet, version)
     drive(fleet, ARCH, **wish)
     assert fleet.sh(ARCH, MODULE) == version
-    assert fleet.sh(ARCH, "ls /usr/lib/libnvidia-ml.so.5*") == f"/usr/lib/libnvidia-ml.so.{version}"
+    assert fleet.sh(ARCH, LIBRARIES) == f"libnvidia-ml.so.{version}"
     settled(fleet, ARCH, **wish)
 
 
@@ -327,10 +327,11 @@ def test_runfile_older_than_the_kernel_is_refused_before_the_first_change(fleet:
 
 def test_runfile_removal(fleet: Fleet) -> None:
     drive(fleet, ARCH, state="absent")
+    assert fleet.sh(ARCH, LIBRARIES) == ""
     assert (
         fleet.sh(
             ARCH,
-            "ls -d /usr/bin/nvidia* /usr/lib/libnvidia* /usr/src/nvidia* /var/lib/nvidia /var/tmp/gpufleet* 2>&-; true",
+            "ls -d /usr/bin/nvidia* /usr/lib/libnvidia* /usr/src/nvidia* /var/lib/nvidia /var/tmp/gpufleet* 2>/dev/null; true",
         )
         == ""
     )
