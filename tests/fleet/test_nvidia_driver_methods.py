@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from harness import NIGHTLY, Fleet, Play, running
 
-# Not all of it is green yet (docs/howto/nvidia_driver.md says what was shown); it must not be taken for more.
 pytestmark = pytest.mark.skipif(not NIGHTLY, reason="a driver's whole life on two distributions: GPUFLEET_NIGHTLY=1")
 
 RHEL, ARCH = "rhel", "arch"
