@@ -71,7 +71,13 @@ findmnt -n -o OPTIONS --target "$tmpdir" 2>/dev/null | tr ',' '\n' | grep -x noe
 
 if command -v apt-get >/dev/null && [ -d /etc/apt ]; then
     echo "== headers_candidate"
-    apt-cache policy "linux-headers-$kernel" 2>/dev/null | awk '/Candidate:/ && $2 != "(none)" {print $2}'
+    # Without its cache files: apt-cache would write them, and a look changes nothing.
+    if [ -e "/lib/modules/$kernel/build/Makefile" ]; then
+        echo installed
+    else
+        apt-cache -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= policy "linux-headers-$kernel" 2>/dev/null |
+            awk '/Candidate:/ && $2 != "(none)" {print $2}'
+    fi
     echo "== audit"
     dpkg --audit 2>/dev/null | head -n 5
     echo "== dpkg_updates"
