@@ -233,6 +233,9 @@ class Refusal:
     consent: dict[str, Any] = field(default_factory=dict)
     way_out: str = "true"
 
+    def __str__(self) -> str:
+        return f"{self.role}: {self.name}"
+
 
 REFUSALS = [
     Refusal(
