@@ -61,6 +61,11 @@ echo vm > /etc/hostname
 printf '127.0.0.1 localhost vm\n10.0.2.2 depot.gpufleet.test\n' > /etc/hosts
 printf '[Match]\nName=eth0\n[Network]\nDHCP=yes\n' > /etc/systemd/network/eth0.network
 systemctl enable -q systemd-networkd.service ssh.service
+# Under emulation an initramfs with all modules takes six minutes, one with what this machine boots from half a minute.
+sed -i 's/^MODULES=.*/MODULES=list/' /etc/initramfs-tools/initramfs.conf
+printf 'virtio_pci\nvirtio_blk\next4\n' >> /etc/initramfs-tools/modules
+sed -i 's/^COMPRESS=.*/COMPRESS=gzip/' /etc/initramfs-tools/initramfs.conf
+update-initramfs -u -k all
 # The timers would take apt's lock whenever they like.
 for unit in apt-daily.timer apt-daily-upgrade.timer; do ln -sf /dev/null "/etc/systemd/system/$unit"; done
 id ops >/dev/null 2>&1 || useradd --create-home --shell /bin/bash ops
