@@ -26,7 +26,11 @@ CASES = [(image, role) for image in IMAGES for role in ROLES if NIGHTLY or role 
 REFUSED = [(image, refusal) for image in IMAGES for refusal in REFUSALS if (image, refusal.role) in CASES]
 
 
-@pytest.fixture(scope="module")
+# Each role on a bare node, so what it needs comes first.
+NEEDS = {"llm_model": ["git"]}
+
+
+@pytest.fixture
 def fleet(request):
     with running(f"drift-{request.param}", {"n1": request.param}) as started:
         yield started
@@ -38,6 +42,8 @@ def variables(role: str) -> dict:
 
 def converge(fleet: Fleet, role: str) -> list[dict]:
     """Converge, prove that nothing differs any more, and return the managed items."""
+    for needed in NEEDS.get(role, []):
+        fleet.role(needed, **variables(needed))
     fleet.role(role, **variables(role))
     again = fleet.role(role, **variables(role))
     assert again.changed("n1") == 0, str(again)
