@@ -26,8 +26,8 @@ CASES = [(image, role) for image in IMAGES for role in ROLES if NIGHTLY or role 
 REFUSED = [(image, refusal) for image in IMAGES for refusal in REFUSALS if (image, refusal.role) in CASES]
 
 
-# Each role on a bare node, so what it needs comes first.
-NEEDS = {"llm_model": ["git"]}
+# Where Python is too new for the models' torch, conda brings another one.
+BY_CONDA = ("debian13",)
 
 
 @pytest.fixture
@@ -37,15 +37,22 @@ def fleet(request):
 
 
 def variables(role: str) -> dict:
-    return vars_of(f"molecule/{role}/vars.yml")
+    return vars_of(f"molecule/{role}/vars.yml")  # n1 is in none of the lists of names in there
+
+
+def chosen(fleet: Fleet, role: str) -> dict:
+    """The scenario's variables, as they are for this distribution."""
+    by_conda = role == "llm_model" and fleet.name.endswith(BY_CONDA)
+    return {**variables(role), **({"llm_model_env_manager": "conda"} if by_conda else {})}
 
 
 def converge(fleet: Fleet, role: str) -> list[dict]:
     """Converge, prove that nothing differs any more, and return the managed items."""
-    for needed in NEEDS.get(role, []):
-        fleet.role(needed, **variables(needed))
-    fleet.role(role, **variables(role))
-    again = fleet.role(role, **variables(role))
+    if role == "llm_model":  # the node is bare: what this role needs comes first
+        for needed in ["git", *(["anaconda"] if fleet.name.endswith(BY_CONDA) else [])]:
+            fleet.role(needed, **variables(needed))
+    fleet.role(role, **chosen(fleet, role))
+    again = fleet.role(role, **chosen(fleet, role))
     assert again.changed("n1") == 0, str(again)
     assert not again.drift("n1"), str(again)
     return again.items("n1")
@@ -71,21 +78,21 @@ def test_every_item_is_noticed_and_healed(fleet: Fleet, role: str) -> None:
         for step in one_round:
             for _item, mutation in step:
                 fleet.sh("n1", mutation.script, check=False)  # one that fails is not noticed
-            seen = fleet.role(role, "--check", **variables(role), **extra).drift("n1")
+            seen = fleet.role(role, "--check", **chosen(fleet, role), **extra).drift("n1")
             missed += [f"{item['key']}: {mutation.what}" for item, mutation in step if item["key"] not in seen]
-        healing = fleet.role(role, ok=None, **variables(role), **extra)
+        healing = fleet.role(role, ok=None, **chosen(fleet, role), **extra)
         if healing.rc:
             unhealed.append(f"{label}: {healing.output[-2000:]}")
             break  # what comes after it would say nothing
         looks = full_looks(healing, items)
         # A look before and one after: the second is the same that another run would begin with. Deep ones are looked at anew.
         if len(looks) < 2 or extra:
-            looks = full_looks(fleet.role(role, "--check", **variables(role), **extra), items)
+            looks = full_looks(fleet.role(role, "--check", **chosen(fleet, role), **extra), items)
         if looks[-1]["differs"]:
             unhealed.append(f"{label}: still {sorted(looks[-1]['drift'])}")
     assert not missed, "not noticed: " + "; ".join(missed)
     assert not unhealed, "not healed: " + "; ".join(unhealed)
-    again = fleet.role(role, **variables(role))
+    again = fleet.role(role, **chosen(fleet, role))
     assert again.changed("n1") == 0 and not again.drift("n1"), str(again)
 
 
@@ -95,12 +102,12 @@ def test_what_may_be_somebody_elses_is_not_touched_without_consent(fleet: Fleet,
     items = converge(fleet, role)
     fleet.sh("n1", refusal.script)
     before = fleet.sh("n1", refusal.state)
-    refused = fleet.role(role, ok=False, **variables(role))
+    refused = fleet.role(role, ok=False, **chosen(fleet, role))
     assert refusal.message in " ".join(refused.output.split()), str(refused)
     assert fleet.sh("n1", refusal.state) == before
     fleet.sh("n1", refusal.way_out)
-    assert not full_looks(fleet.role(role, **variables(role), **refusal.consent), items)[-1]["differs"]
-    again = fleet.role(role, **variables(role))
+    assert not full_looks(fleet.role(role, **chosen(fleet, role), **refusal.consent), items)[-1]["differs"]
+    again = fleet.role(role, **chosen(fleet, role))
     assert again.changed("n1") == 0 and not again.drift("n1"), str(again)
 
 
@@ -115,9 +122,9 @@ def test_a_record_changed_by_hand_takes_no_installer(fleet: Fleet) -> None:
     before = fetched()
     for script in (f"chmod 0606 {record}", f"echo >> {record}"):
         fleet.sh("n1", script)
-        healed = fleet.role(role, **variables(role))
+        healed = fleet.role(role, **chosen(fleet, role))
         assert healed.changed("n1") == 1 and fetched() == before, str(healed)
     # Another installer's, and a file where the role keeps its downloads
     fleet.sh("n1", f"sed -i 's/miniforge/miniconda/' {record}; touch /opt/gpufleet/conda.gpufleet-download")
-    fleet.role(role, **variables(role))
+    fleet.role(role, **chosen(fleet, role))
     assert fetched() > before
