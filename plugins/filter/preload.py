@@ -19,6 +19,7 @@ from ansible_collections.gpufleet.llm.plugins.plugin_utils import (
     mirrors,
     nvidia_repository,
     observe,
+    survey,
     tables,
 )
 
@@ -30,6 +31,7 @@ TABLES: tuple[Callable[[], Any], ...] = (
     mirrors.profiles,
     nvidia_repository.table,
     observe.load_script,
+    survey.load_roles,
     tables.load,
 )
 

@@ -101,6 +101,31 @@ def test_4_a_second_run_changes_nothing_and_costs_at_most_ten_calls(fleet: Fleet
         really = sum(1 for line in sent if f" {addresses[node]} " in line)
         assert play.calls[node] == really, f"the recap says {play.calls[node]}, ssh was called {really} times"
         assert play.calls[node] <= 10
+    assert "TASK [gpufleet.llm." not in play.output, "a role ran although nothing differs"
+
+
+def test_4_the_survey_comes_to_the_same_result_as_the_roles(fleet: Fleet, tmp_path: Path) -> None:
+    seen = []
+    for survey in (True, False):
+        play = site(fleet, tmp_path, gpufleet_survey=survey)
+        assert all(play.changed(node) == 0 for node in NODES), str(play)
+        assert ("TASK [gpufleet.llm.llm_model : Say what was found]" in play.output) is not survey
+        # The plan counts the memory that is free at the moment; the survey begins behind it.
+        seen.append({node: {**report, "time": "", "plan": {}} for node, report in reports(tmp_path).items()})
+    assert seen[0] == seen[1]
+
+
+def test_4_from_the_first_role_that_differs_on_all_run(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.sh("n2", "chmod 0600 /etc/nginx/nginx.conf")
+    play = site(fleet, tmp_path)
+    assert {node: play.changed(node) > 0 for node in NODES} == {"n1": False, "n2": True, "n3": False}
+    assert fleet.sh("n2", "stat -c %a /etc/nginx/nginx.conf").strip() == "644"
+    ran = [
+        role
+        for role in ("git", "anaconda", "nginx", "cuda", "llm_model")
+        if f"TASK [gpufleet.llm.{role} :" in play.output
+    ]
+    assert ran == ["nginx", "cuda", "llm_model"]
 
 
 def test_5_check_and_diff_on_converged_nodes_show_nothing(fleet: Fleet, tmp_path: Path) -> None:
