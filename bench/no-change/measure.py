@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """What a run that changes nothing costs: site.yml with all its roles against two plain roles, on the same nodes.
 
-Both are converged first, then run in turn C(--rounds) times over warm ssh connections. Wall time, CPU of the controller (this
-process's children) and CPU of the nodes (their cgroups) are read around each run. Printed: median and minimum of each, and
-the ratios. Needs what `make demo` needs.
+site.yml is run as it is, and with gpufleet_survey=false, which runs every role task by task. All are converged first, then run
+in turn C(--rounds) times over warm ssh connections. Wall time, CPU of the controller (this process's children) and CPU of the
+nodes (their cgroups) are read around each run. Printed: median and minimum of each, and the ratios. Needs what `make demo`
+needs.
 """
 
 from __future__ import annotations
@@ -70,14 +71,16 @@ def main() -> None:
     ]
     ours = ["ansible-playbook", "site.yml", "-i", inventory, *demo_vars, "-e", "gpufleet_hosts=nodes"]
     ours += ["-e", f"gpufleet_results_dir={ROOT / 'results' / 'bench'}"]
+    in_full = [*ours, "-e", "gpufleet_survey=false"]
     plain = ["ansible-playbook", str(HERE / "plain.yml"), "-i", inventory]
     os.environ["ANSIBLE_ROLES_PATH"] = str(HERE / "roles")
     try:
         for argv in (ours, plain, ours, plain):
             play(argv, nodes, must_not_change=False)
-        seen: dict[str, list[dict[str, float]]] = {"site.yml, all roles": [], "two plain roles": []}
+        sides = {"site.yml, all roles": ours, "the same, in full": in_full, "two plain roles": plain}
+        seen: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         for _round in range(args.rounds):
-            for name, argv in zip(seen, (ours, plain)):
+            for name, argv in sides.items():
                 seen[name].append(play(argv, nodes, must_not_change=True))
     finally:
         if not args.keep:
@@ -92,9 +95,13 @@ def main() -> None:
     print(f"{args.nodes} nodes over ssh, {args.rounds} rounds in turn, seconds: median (minimum)")
     for name, row in figures.items():
         print(f"{name:<22}" + "".join(f"  {k} {v['median']:7.2f} ({v['min']:.2f})" for k, v in row.items()))
-    first, second = figures.values()
-    ratios = {key: second[key]["median"] / max(first[key]["median"], 1e-9) for key in first}
-    print(f"{'plain : ours':<22}" + "".join(f"  {key} {value:6.1f} x" for key, value in ratios.items()))
+    first, in_full_row, second = figures.values()
+    ratios = {
+        name: {key: row[key]["median"] / max(first[key]["median"], 1e-9) for key in first}
+        for name, row in {"plain : ours": second, "in full : ours": in_full_row}.items()
+    }
+    for name, row_of in ratios.items():
+        print(f"{name:<22}" + "".join(f"  {key} {value:6.1f} x" for key, value in row_of.items()))
     if args.json:
         args.json.write_text(json.dumps({"figures": figures, "ratios": ratios}, indent=2) + "\n", encoding="utf-8")
 
