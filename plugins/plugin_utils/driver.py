@@ -141,6 +141,9 @@ def installed(system: Mapping[str, Any], gpu: Mapping[str, Any], node: Mapping[s
         method = "runfile"
     elif found:
         method = _method_of(found, system)
+    elif node["runfile_database"]:
+        # Its installer ended before the uninstaller was there; a driver of packages may lie over such remains.
+        method = "runfile"
     elif driver["library_version"] or driver["module_version"]:
         # A runfile of this role that was killed is taken up again; another driver without packages is a stranger's.
         method = ("runfile" if node["runfile_started"] else "unknown") if node["known"] else ""
@@ -679,7 +682,7 @@ def _remove(
     left.append(f"{settings['runfile_tmpdir']}/{RUNFILE_FOLDER}")
     looks += [{"kind": "absent", "path": path} for path in left]
     if there == "runfile":
-        looks.append({"kind": "absent", "path": "/usr/bin/nvidia-uninstall"})
+        looks += [{"kind": "absent", "path": path} for path in ("/usr/bin/nvidia-uninstall", "/var/lib/nvidia/log")]
     return {
         **plan,
         "action": "remove",

@@ -28,7 +28,7 @@ LISTS = (
 )
 WORDS = (
     "uninstaller", "display", "container", "machine_id", "headers_candidate", "proc_version", "tmp_noexec",
-    "dnf_modules", "boot_id", "runfile_started",
+    "dnf_modules", "boot_id", "runfile_started", "runfile_database",
 )  # fmt: skip
 
 

@@ -235,7 +235,7 @@ def _foreign(plan: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[C
     if there["method"] in ("", plan["method"]):
         return
     words = {
-        "runfile": "by a runfile (/usr/bin/nvidia-uninstall is there)",
+        "runfile": "by a runfile (/usr/bin/nvidia-uninstall or /var/lib/nvidia/log is there)",
         "distribution": "from the distribution's packages",
         "nvidia_repo": "from NVIDIA's repository",
         "unknown": "by nothing that this role knows",

@@ -308,6 +308,24 @@ def test_runfile_killed_halfway_is_healed(fleet: Fleet) -> None:
     settled(fleet, ARCH, **wish)
 
 
+@pytest.mark.parametrize("runfile_kept", [True, False], ids=["runfile there", "runfile gone"])
+def test_runfile_killed_halfway_is_removed(fleet: Fleet, runfile_kept: bool) -> None:
+    """The libraries are there and the uninstaller is not: the installer's own database tells what goes."""
+    drive(fleet, ARCH, state="absent")
+    fixture_file(fleet, ARCH, "killed-halfway")
+    try:
+        drive(fleet, ARCH, ok=False, **runfile(fleet, "580.105.08"))
+    finally:
+        fixture_file(fleet, ARCH, "killed-halfway", there=False)
+    assert fleet.sh(ARCH, LIBRARIES) == "libnvidia-ml.so.580.105.08"
+    assert fleet.rc(ARCH, "test -e /usr/bin/nvidia-uninstall") != 0
+    if not runfile_kept:
+        fleet.sh(ARCH, "rm -r /var/tmp/gpufleet-nvidia-driver")
+    drive(fleet, ARCH, state="absent")
+    nothing_of_a_runfile(fleet)
+    settled(fleet, ARCH, state="absent")
+
+
 @pytest.mark.parametrize("version", ["580.126.20", "580.105.08"], ids=["up", "down"])
 def test_runfile_goes_up_and_down(fleet: Fleet, version: str) -> None:
     wish = runfile(fleet, version)
@@ -324,15 +342,17 @@ def test_runfile_older_than_the_kernel_is_refused_before_the_first_change(fleet:
     assert tree_of(fleet, ARCH) == before
 
 
+def nothing_of_a_runfile(fleet: Fleet) -> None:
+    """Nothing that a runfile brings is on the node."""
+    assert fleet.sh(ARCH, LIBRARIES) == ""
+    places = (
+        "/usr/bin/nvidia* /usr/lib/libnvidia* /usr/lib/libcuda* /usr/src/nvidia* /var/lib/nvidia /var/tmp/gpufleet*"
+    )
+    assert fleet.sh(ARCH, f"ls -d {places} 2>/dev/null; true") == ""
+    assert fleet.sh(ARCH, "find /lib/modules -name 'nvidia*'; ls /var/lib/dkms 2>/dev/null; true") == ""
+
+
 def test_runfile_removal(fleet: Fleet) -> None:
     drive(fleet, ARCH, state="absent")
-    assert fleet.sh(ARCH, LIBRARIES) == ""
-    assert (
-        fleet.sh(
-            ARCH,
-            "ls -d /usr/bin/nvidia* /usr/lib/libnvidia* /usr/src/nvidia* /var/lib/nvidia /var/tmp/gpufleet* 2>/dev/null; true",
-        )
-        == ""
-    )
-    assert fleet.sh(ARCH, "find /lib/modules -name 'nvidia*'; true") == ""
+    nothing_of_a_runfile(fleet)
     settled(fleet, ARCH, state="absent")

@@ -95,6 +95,15 @@ def test_back_to_the_old_branch(node: Any, node_name: str, play: Play) -> None:
     assert {v.partition(".")[0] for v in dkms(node).values()} == {"580"}
 
 
+def test_directly_to_an_older_branch_and_back(node: Any, node_name: str, play: Play) -> None:
+    """NVIDIA's pinning package of 580 must not keep apt from 570, which has none."""
+    assert pins(node) == {"nvidia-driver-pinning-580"}
+    step(play, node_name, nvidia_driver_branch="570")
+    assert {v.partition(".")[0] for v in dkms(node).values()} == {"570"} and pins(node) == set()
+    step(play, node_name)
+    assert {v.partition(".")[0] for v in dkms(node).values()} == {"580"} and pins(node) == {"nvidia-driver-pinning-580"}
+
+
 def test_the_other_flavour_and_back(node: Any, node_name: str, play: Play) -> None:
     assert open_flavour(node)
     step(play, node_name, nvidia_driver_flavour="proprietary")

@@ -32,6 +32,10 @@ echo "== uninstaller"
 echo "== runfile_started"
 [ -d "$tmpdir/gpufleet-nvidia-driver" ] && echo yes
 
+# The database of NVIDIA's installer: its uninstaller comes late, this comes first.
+echo "== runfile_database"
+[ -s /var/lib/nvidia/log ] && echo yes
+
 # The persistence daemon and the fabric manager are the driver's own; they are stopped before a change.
 echo "== users"
 find /proc/[0-9]*/fd -maxdepth 1 -lname '/dev/nvidia*' 2>/dev/null | cut -d/ -f3 | sort -un | while read -r pid; do

@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 import time
+import zlib
 from pathlib import Path
 
 FIXTURE = Path("/etc/gpufleet-fixture")
@@ -157,24 +158,27 @@ def libdir() -> Path:
 
 
 def installed() -> dict:
-    """What the last installation wrote down ({} without one)."""
+    """What the last installation wrote down ({} without one): nvidia-installer's own format (backup.c)."""
     path = STATE / "log"
-    return json.loads(path.read_text()) if path.exists() else {}
+    if not path.exists():
+        return {}
+    head, _words, *rest = path.read_text().splitlines()
+    record = {"version": head.partition("(")[2].rstrip(")"), "files": [], "folders": []}
+    record["files"] = [line.partition(": ")[2] for line in rest[::2]]
+    if (STATE / "dirs").exists():
+        record["folders"] = (STATE / "dirs").read_text().splitlines()
+    return record
 
 
 def remove(log: Log) -> str:
     """Take an installation away; its version, or ""."""
     record = installed()
-    for path in reversed(record.get("files", [])):
-        place = Path(path)
-        if place.is_symlink() or place.is_file():
-            place.unlink()
-    for path in sorted(record.get("folders", []), key=len, reverse=True):
-        shutil.rmtree(path, ignore_errors=True)
     version = record.get("version", "")
-    shutil.rmtree(STATE, ignore_errors=True)
     if version:
         base = Path("/var/lib/dkms/nvidia")
+        for module in Path("/lib/modules").glob("*/updates/dkms/nvidia.ko"):
+            if (base / version).is_dir() and f"version={version}".encode() in module.read_bytes():
+                module.unlink()
         if base.is_dir():
             for link in base.glob("kernel-*"):
                 if os.readlink(link).startswith(f"{version}/"):
@@ -182,6 +186,15 @@ def remove(log: Log) -> str:
             shutil.rmtree(base / version, ignore_errors=True)
             if not any(base.iterdir()):
                 base.rmdir()
+    for path in record.get("files", []):
+        place = Path(path)
+        if place.is_symlink() or place.is_file():
+            place.unlink()
+    for path in record.get("folders", []):
+        if Path(path).is_dir() and not any(Path(path).iterdir()):
+            Path(path).rmdir()
+    shutil.rmtree(STATE, ignore_errors=True)
+    if version:
         log.add(
             f"-> Uninstallation of existing driver: NVIDIA Accelerated Graphics Driver for Linux-x86_64 ({version}) is complete."
         )
@@ -192,31 +205,36 @@ class Installation:
     """Files put in place, and the record of them, which is written as they come."""
 
     def __init__(self, version: str) -> None:
-        self.record = {"version": version, "files": [], "folders": []}
-        self.save()
+        shutil.rmtree(STATE, ignore_errors=True)
+        STATE.mkdir(parents=True)
+        STATE.chmod(0o700)
+        digits = version.replace(".", "")
+        self.note("log", f"1.0-{digits} ({version})\nNVIDIA Accelerated Graphics Driver for Linux-x86_64")
+        (STATE / "log").chmod(0o600)
 
-    def save(self) -> None:
-        """Write the record."""
-        STATE.mkdir(parents=True, exist_ok=True)
-        (STATE / "log").write_text(json.dumps(self.record))
+    @staticmethod
+    def note(name: str, text: str) -> None:
+        """Add to a file of the record."""
+        with open(STATE / name, "a") as stream:
+            stream.write(text + "\n")
 
     def put(self, source: Path, target: Path, mode: int = 0o644) -> None:
         """Copy a file or link."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        self.record["files"].append(str(target))
-        self.save()
         if target.is_symlink() or target.exists():
             target.unlink()
         if source.is_symlink():
             target.symlink_to(os.readlink(source))
+            self.note("log", f"0: {target}\n{os.readlink(source)}")
         else:
             shutil.copyfile(source, target)
             target.chmod(mode)
+            self.note("log", f"1: {target}\n{zlib.crc32(target.read_bytes())}")
 
     def folder(self, path: Path) -> None:
-        """A folder that is removed with all that is in it."""
-        self.record["folders"].append(str(path))
-        self.save()
+        """Make a folder that goes again when it is empty."""
+        path.mkdir(parents=True, exist_ok=True)
+        self.note("dirs", str(path))
 
 
 def disable_nouveau(log: Log) -> None:
@@ -301,9 +319,10 @@ def put_module(given: dict, version: str, log: Log, done: Installation, built_he
     module, dkms = built_here
     kernel, sources = kernel_of(given), Path(f"/usr/src/nvidia-{version}")
     done.folder(sources)
-    sources.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(module, sources / "nvidia.ko")
-    (sources / "dkms.conf").write_text(f'PACKAGE_NAME="nvidia"\nPACKAGE_VERSION="{version}"\nAUTOINSTALL="yes"\n')
+    done.put(module, sources / "nvidia.ko")
+    conf = HERE / "dkms.conf"
+    conf.write_text(f'PACKAGE_NAME="nvidia"\nPACKAGE_VERSION="{version}"\nAUTOINSTALL="yes"\n')
+    done.put(conf, sources / "dkms.conf")
     if dkms:
         built = Path(f"/var/lib/dkms/nvidia/{version}/{kernel}/{platform.machine()}/module")
         built.mkdir(parents=True, exist_ok=True)
@@ -313,7 +332,10 @@ def put_module(given: dict, version: str, log: Log, done: Installation, built_he
         link = built.parents[3] / f"kernel-{kernel}-{platform.machine()}"
         link.unlink(missing_ok=True)
         link.symlink_to(f"{version}/{kernel}/{platform.machine()}")
-        done.put(module, Path(f"/lib/modules/{kernel}/updates/dkms/nvidia.ko"))
+        # dkms puts it there: it is not in the installer's record
+        target = Path(f"/lib/modules/{kernel}/updates/dkms/nvidia.ko")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(module, target)
         log.add("-> Kernel module compilation complete.\n-> The kernel modules were registered with DKMS.")
     else:
         done.put(
@@ -336,10 +358,10 @@ def install(given: dict, version: str, log: Log) -> None:
         put_module(given, version, log, done, built)
     if given.get("disable-nouveau", branch >= 545):
         disable_nouveau(log)
-    if there("killed-halfway"):
-        os.kill(os.getpid(), signal.SIGKILL)
     for path in sorted((HERE / "lib").rglob("*") if not (HERE / "usr/lib").exists() else []):
         done.put(path, libdir() / path.name, 0o755)
+    if there("killed-halfway"):
+        os.kill(os.getpid(), signal.SIGKILL)
     for path in sorted((HERE / "usr/bin").iterdir()):
         done.put(path, Path("/usr/bin") / path.name, 0o755)
     for name in ("nvidia-installer", "nvidia-uninstall"):

@@ -244,7 +244,17 @@ if [ "$*" = "add -m nvidia -v $5" ] && [ -e "/usr/src/nvidia-$5/dkms.conf" ]; th
     mkdir -p "/var/lib/dkms/nvidia/$5"
     exit 0
 fi
-[ "$1" = status ] || { echo "dkms fixture: only status, add and autoinstall" >&2; exit 1; }
+if [ "$*" = "remove -m nvidia -v $5 --all" ] && [ -d "/var/lib/dkms/nvidia/$5" ]; then
+    for link in /var/lib/dkms/nvidia/kernel-*; do
+        case $(readlink "$link") in "$5"/*) ;; *) continue ;; esac
+        kernel=$(readlink "$link" | cut -d/ -f2)
+        rm -f "$link" "/lib/modules/$kernel/@FOLDER@"/nvidia*.ko "/lib/modules/$kernel/updates/dkms"/nvidia*.ko
+    done
+    rm -rf "/var/lib/dkms/nvidia/$5"
+    rmdir /var/lib/dkms/nvidia 2>/dev/null
+    exit 0
+fi
+[ "$1" = status ] || { echo "dkms fixture: only status, add, remove and autoinstall" >&2; exit 1; }
 for folder in /var/lib/dkms/*/*/; do
     [ -L "${folder%/}" ] && continue
     [ -d "$folder" ] || continue

@@ -429,6 +429,17 @@ def test_a_runfile_that_was_killed_is_taken_up_again() -> None:
     assert started["installed"]["method"] == "runfile" and not failing(started)
 
 
+def test_remains_of_a_runfile_are_known_by_the_database_of_its_installer() -> None:
+    probe = FINE + "== runfile_database\nyes\n"
+    for found in (gpu(T4), gpu(T4, driver={"library_version": "580.105.08"})):
+        gone = decide("arch", found, probe, state="absent")
+        assert gone["remove_installer"] == "runfile"
+        assert {"kind": "absent", "path": "/var/lib/nvidia/log"} in gone["items"]
+        assert "runfile" in failing(decide("arch", found, probe))["one-method"]["detail"]
+    packages = probe + "== packages\nii nvidia-open-dkms 590.48.01-3\n"
+    assert decide("arch", gpu(T4), packages)["installed"]["method"] == "distribution"
+
+
 def test_auto_stays_with_the_method_that_is_there() -> None:
     probe = FINE + "== packages\nii nvidia-dkms-580-open 580.95.05-0ubuntu1\n"
     assert decide("ubuntu22", gpu(T4, driver=INSTALLED), probe)["method"] == "nvidia_repo"
