@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.gpufleet.llm.plugins.plugin_utils import errors, report
@@ -51,17 +50,16 @@ class ActionModule(ActionBase):
         )
         directory = os.path.abspath(os.path.expanduser(args["directory"]))
         if args["recap"]:
-            reports = [
-                plain((variables["hostvars"][host].get("ansible_facts") or {}).get("gpufleet_report") or {})
-                for host in sorted(variables.get("ansible_play_hosts_all") or [])
-            ]
-            missing = [r for r in reports if not r]
-            if missing:
-                raise AnsibleActionFail("recap: a node has no report; run gpufleet.llm.report on every node first")
+            check_mode = bool(self._task.check_mode)
+            reports = []
+            for host in sorted(variables.get("ansible_play_hosts_all") or []):
+                written = plain((variables["hostvars"][host].get("ansible_facts") or {}).get("gpufleet_report") or {})
+                reports.append(written or report.unreached(host, check_mode=check_mode))
             words = report.words(reports, directory)
             # Not by a debug task: YAML or JSON would fold and quote what a person is to read.
             Display().display(f"\n{words}\n")
-            result.update(changed=False, msg=words, ok=all(r["ok"] for r in reports))
+            bad = {r["node"]: report.faults(r) for r in reports if report.faults(r)}
+            result.update(changed=False, msg=words, ok=all(r["ok"] for r in reports), bad=bad)
             return result
 
         node = str(variables.get("inventory_hostname", ""))

@@ -12,7 +12,8 @@ version_added: 0.1.0
 description:
   - Collects what the roles of this collection published about a node (C(<role>_result)), what went wrong with cause and
     remedy, versions and the answers of the models, and writes one JSON file per node on the controller.
-  - With O(recap=true) it returns the recap of all nodes of the play in words.
+  - With O(recap=true) it returns the recap of all nodes of the play in words. A node without a report is one whose turn did not
+    come.
   - No connection to the node is made.
 author:
   - gpufleet.llm contributors (@gpufleet)
@@ -133,4 +134,10 @@ ok:
   description: Whether all nodes are ok.
   type: bool
   returned: when O(recap=true)
+bad:
+  description:
+    - The nodes that make the exit status say so, with the messages of their failures. In check mode a mere difference is none.
+  type: dict
+  returned: when O(recap=true)
+  sample: {"n3": ["unreachable: no connection"]}
 """

@@ -114,6 +114,26 @@ def build(node: str, variables: Mapping[str, Any], *, time: str, check_mode: boo
     return report
 
 
+def unreached(node: str, *, check_mode: bool = False) -> dict[str, Any]:
+    """The report of a node whose turn did not come, as a whole batch before it failed."""
+    why = failure(
+        "batch",
+        "this node's turn did not come",
+        "no node of a batch before it is ok, and so no further batch was begun",
+        "mend those nodes, then run the same command again",
+    )
+    return build(node, {"gpufleet_failures": [why]}, time="", check_mode=check_mode)
+
+
+def faults(report: Mapping[str, Any]) -> list[str]:
+    """What makes the exit status say that a node is not ok: its failures; in check mode not those that are mere differences."""
+    return [
+        str(f["message"])
+        for f in report["failures"]
+        if report["mode"] != "check" or str(f["where"]) not in report["roles"]
+    ]
+
+
 def _model_line(name: str, model: Mapping[str, Any]) -> str:
     answer = str(model.get("answer") or "").replace("\n", " ")
     speed = model.get("tokens_per_second")
@@ -135,7 +155,7 @@ def words(reports: list[dict[str, Any]], directory: str = "") -> str:
             "no GPU" if gpu["state"] in ("no_gpu", "unknown") else gpu["state"]
         )
         state = "ok" if report["ok"] else "NOT OK"
-        if report["mode"] == "check":
+        if report["mode"] == "check" and not faults(report):
             state = "would change" if report["changed"] or not report["ok"] else "nothing to change"
         lines.append(f"{report['node']}: {state} ({what})")
         lines += [_model_line(name, model) for name, model in sorted(report["models"].items())]

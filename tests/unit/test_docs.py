@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.catalog import wanted_models
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.nginx_sites import complaints
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "roles").glob("*/README.md")])
@@ -60,3 +63,28 @@ def test_inventories_use_variables_that_exist(folder: str) -> None:
     for path in sorted((ROOT / "inventories" / folder).rglob("*_vars/*.yml")):
         used = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         assert set(used) <= known, f"{path.name} uses {sorted(set(used) - known)}"
+
+
+def offered(path: Path) -> dict[str, Any]:
+    """What an inventory's file sets, with the blocks that a user may take the comment signs from (C(# name: …) and below it)."""
+    lines, inside = [], False
+    for line in path.read_text(encoding="utf-8").splitlines():
+        begins = re.match(r"# [a-z_]+:( |$)", line)
+        inside = bool(begins) or (inside and line.startswith("#   "))
+        lines.append(line[2:] if inside else line)
+    return yaml.safe_load("\n".join(lines)) or {}
+
+
+def test_what_the_example_offers_is_accepted_by_the_roles() -> None:
+    folders = [str(ROOT / "roles/llm_model/catalog")]
+    sites, models = [], []
+    for path in sorted((ROOT / "inventories" / "example").rglob("*_vars/*.yml")):
+        content = offered(path)
+        sites += content.get("nginx_sites", [])
+        models += wanted_models(content.get("llm_model_wanted", []), folders)
+    assert sites and models
+    sites = [
+        {**site, "auth": {**site["auth"], "users": [{**u, "password_hash": "$6$a$b"} for u in site["auth"]["users"]]}}
+        for site in sites
+    ]
+    assert complaints(sites) == []

@@ -33,7 +33,13 @@ def broken(**changes):
 
 def test_every_key_is_there_for_a_node_nothing_is_known_of():
     made = report.build("n1", {}, time=TIME)
-    assert set(made) == set(report.EMPTY)
+    # Written out: whoever reads reports by program relies on these names, so they do not change by accident.
+    assert set(made) == {
+        "schema", "node", "time", "mode", "ok", "changed", "reachable", "checks", "failures", "notes", "versions", "models", "gpu",
+        "plan", "roles",
+    }  # fmt: skip
+    assert set(made["gpu"]) == {"count", "state", "names"}
+    assert set(report.failure("", "")) == {"where", "message", "cause", "remedy"}
     assert made["ok"] is True
     assert made["node"] == "n1"
 
@@ -124,3 +130,20 @@ def test_a_report_is_written_whole_and_readable(tmp_path):
     with open(path, encoding="utf-8") as handle:
         assert json.load(handle) == made
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["rack_n1.json"]
+
+
+def test_what_counts_in_check_mode_is_no_mere_difference():
+    differs = report.build("n1", {"nvidia_driver_result": broken()}, time=TIME, check_mode=True)
+    assert not differs["ok"]
+    assert report.faults(differs) == []
+    lost = {"gpufleet_failures": [report.failure("connection", "no route")]}
+    assert report.faults(report.build("n1", lost, time=TIME, check_mode=True)) == ["no route"]
+    assert report.faults(report.build("n1", {"nvidia_driver_result": broken()}, time=TIME))
+    assert "n1: NOT OK" in report.words([report.build("n1", lost, time=TIME, check_mode=True)])
+
+
+def test_a_node_whose_turn_did_not_come_is_not_ok_and_says_why():
+    made = report.unreached("n9")
+    assert not made["ok"]
+    assert made["failures"][0]["remedy"]
+    assert report.faults(report.unreached("n9", check_mode=True))
