@@ -28,6 +28,40 @@ elif command -v rpm >/dev/null && rpm -q {name} >/dev/null 2>&1; then rpm -e --n
 else pacman -Rdd --noconfirm {name}; fi
 """
 
+# Any other version that the node's repositories have. Arch has one of each, so there its database is told another.
+OTHER_VERSION = """
+set -e
+if command -v dpkg >/dev/null && dpkg -s {name} >/dev/null 2>&1; then
+  now=$(dpkg-query -W -f '${{Version}}' {name})
+  other=$(apt-cache madison {name} | tr -d ' ' | cut -d'|' -f2 | grep -vxF "$now" | head -1)
+  DEBIAN_FRONTEND=noninteractive apt-get -q -y --allow-downgrades --allow-change-held-packages \\
+    -o Dpkg::Options::=--force-confold install {name}="$other"
+elif command -v rpm >/dev/null && rpm -q {name} >/dev/null 2>&1; then
+  now=$(rpm -q --qf '%{{version}}-%{{release}}' {name})
+  other=$(dnf -q repoquery --qf '%{{version}}-%{{release}}\\n' {name} | grep -vxF "$now" | grep . | head -1)
+  dnf -y install {name}-"$other"
+  [ "$(rpm -q --qf '%{{version}}-%{{release}}' {name})" = "$other" ] || dnf -y downgrade {name}-"$other"
+else
+  cd /var/lib/pacman/local
+  d=$(ls -d {name}-[0-9]*)
+  sed -i '/^%VERSION%$/{{n;s/.*/0.0.1-1/}}' "$d/desc"
+  mv "$d" {name}-0.0.1-1
+fi
+"""
+
+
+def _package(after: dict[str, Any], name: str) -> list[Mutation]:
+    if after.get("state") == "absent":
+        return []
+    found = []
+    if after.get("version"):
+        found.append(Mutation("the package is of another version", OTHER_VERSION.format(name=name)))
+    if "hold" in after:
+        found.append(
+            Mutation("the hold is another", f"apt-mark {'unhold' if after['hold'] else 'hold'} {name} >/dev/null")
+        )
+    return [*found, Mutation("the package is removed", REMOVE_PACKAGE.format(name=name))]
+
 
 def _file(item: dict[str, Any], path: str) -> list[Mutation]:
     after = item.get("after") or {}
@@ -74,7 +108,7 @@ def _environment(item: dict[str, Any], prefix: str) -> list[Mutation]:
     requirements = sorted((item.get("after") or {}).get("requirements") or {})
     # A pure-Python package that others need: what a hand-run pip would have left.
     name = next((n for n in ("idna", "packaging", "filelock", "certifi", "pip") if n in requirements), None)
-    found = [Mutation("the interpreter is gone", f"rm -f {prefix}/bin/python {prefix}/bin/python3")]
+    found = []
     if name:
         swap = (
             f"set -e; cd {prefix}/lib/python3*/site-packages; d=$(ls -d {name}-*.dist-info);"
@@ -86,6 +120,7 @@ def _environment(item: dict[str, Any], prefix: str) -> list[Mutation]:
                 f"{name} is removed", f"cd {prefix}/lib/python3*/site-packages && rm -rf {name} {name}-*.dist-info"
             )
         )
+    found.append(Mutation("the interpreter is gone", f"rm -f {prefix}/bin/python {prefix}/bin/python3"))
     return found
 
 
@@ -99,8 +134,8 @@ def _manifest(item: dict[str, Any], path: str) -> list[Mutation]:
     keep_time = f'set -e; f={weights}; touch -r "$f" /tmp/.mtime; {flip}; touch -r /tmp/.mtime "$f"'
     return [
         Mutation("a byte of the weights is flipped", flip),
-        Mutation("a byte is flipped behind the clock's back", keep_time, deep=True),
         Mutation("a file is removed", f"rm -f {path}/config.json"),
+        Mutation("a byte is flipped behind the clock's back", keep_time, deep=True),
     ]
 
 
@@ -139,7 +174,7 @@ def _user(after: dict[str, Any], name: str) -> list[Mutation]:
 
 
 def mutations(item: dict[str, Any]) -> list[Mutation]:
-    """Ways to change one managed item by hand; empty only for items that are looked at and not managed."""
+    """Ways to change one managed item by hand, the slighter ones first; empty for items that are looked at and not managed."""
     kind, after = item["kind"], item.get("after") or {}
     name = str(item["name"])
     quoted = shlex.quote(name)
@@ -148,9 +183,7 @@ def mutations(item: dict[str, Any]) -> list[Mutation]:
     if kind == "command":
         return _command(item)
     if kind == "package":
-        if after.get("state") == "absent":
-            return []
-        return [Mutation("the package is removed", REMOVE_PACKAGE.format(name=quoted))]
+        return _package(after, quoted)
     if kind == "file":
         return _file(item, quoted)
     if kind == "absent":
@@ -197,24 +230,28 @@ def beside_others(item: dict[str, Any]) -> bool:
 def rounds(role: str, items: list[dict[str, Any]], alone: bool) -> list[list[list[Change]]]:
     """All changes of all items, as rounds of steps: after a step everything in it must be noticed, after a round all is healed.
 
+    An item that is changed again before it is healed must differ for another reason than before.
+
     C(alone) makes a round of each change. Otherwise the first changes of all items that are C(beside_others) make one round, the
-    second ones another, and so on. The rest is changed one by one, and in roles of C(IN_TURN) healed one by one, else together.
+    second ones another, and so on. The rest is changed one by one, and in roles of C(IN_TURN) healed one by one, else together;
+    what only a deep look can notice comes apart from what any look does.
     """
     found = [(item, mutation) for item in items for mutation in mutations(item)]
     if alone:
         return [[[change]] for change in found]
     small: dict[int, list[Change]] = {}
     large: list[list[Change]] = []
+    deep: list[list[Change]] = []
     for item in items:
         for number, mutation in enumerate(mutations(item)):
             if beside_others(item):
                 small.setdefault(number, []).append((item, mutation))
             else:
-                large.append([(item, mutation)])
+                (deep if mutation.deep else large).append([(item, mutation)])
     together = [[small[number]] for number in sorted(small)]
     if role in IN_TURN:
-        return together + [[step] for step in large]
-    return together + ([large] if large else [])
+        return together + [[step] for step in large + deep]
+    return together + [steps for steps in (large, deep) if steps]
 
 
 @dataclass(frozen=True)
