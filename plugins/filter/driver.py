@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.gpufleet.llm.plugins.plugin_utils import driver, driver_files, driver_node, driver_outcome
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.mirrors import MirrorError
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.sha512_crypt import sha512_crypt
 
 
 def driver_decision(
@@ -56,6 +58,14 @@ def driver_dkms_reason(log: str) -> str:
     return driver_node.dkms_reason(log)
 
 
+def driver_mok_hash(password: str) -> str:
+    """The password for the firmware's key manager as crypt(3) writes it, with a salt of its own each time.
+
+    Not by ansible.builtin.password_hash, which needs passlib on the controller.
+    """
+    return sha512_crypt(str(password), secrets.token_hex(8))
+
+
 def driver_preferences(version: str, packages: list[str]) -> str:
     """The text of apt's pin of one driver version."""
     return driver_files.preferences(packages, version)["content"]
@@ -84,6 +94,7 @@ class FilterModule:
         functions = (
             driver_decision,
             driver_dkms_reason,
+            driver_mok_hash,
             driver_preferences,
             driver_probe,
             driver_rehearsal,

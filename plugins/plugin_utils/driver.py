@@ -39,7 +39,6 @@ The plan (always all keys; the tasks read C(__nvidia_driver_plan))::
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -580,6 +579,17 @@ done
 [ -n "$seen" ] && echo ok || echo "no kernel to build for"
 """
 
+# Whether the key that DKMS signs with is enrolled, or waits for a person at the console.
+MOK_SCRIPT = """\
+command -v mokutil >/dev/null || { echo "no mokutil"; exit; }
+for key in /var/lib/shim-signed/mok/MOK.der /var/lib/dkms/mok.pub; do
+  [ -e "$key" ] || continue
+  case "$(mokutil --test-key "$key" 2>&1)" in *"is not enrolled"*) echo "not staged" ;; *) echo staged ;; esac
+  exit
+done
+echo "no key"
+"""
+
 
 def items(plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What gpufleet.llm.observe shall look at."""
@@ -638,6 +648,8 @@ def items(plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapping[str
         scope = "running" if settings["kernel_headers"] in ("auto", "") else "all"
         argv = ["/bin/sh", "-c", MODULE_SCRIPT, "sh", plan["version"], scope]
         out.append({"kind": "command", "key": "module:built", "argv": argv, "stdout": "ok"})
+    if settings["secure_boot"] == "stage_mok" and plan["build"] and driver_preflight.locked(gpu):
+        out.append({"kind": "command", "key": "mok:staged", "argv": ["/bin/sh", "-c", MOK_SCRIPT], "stdout": "staged"})
     if plan["installed"]["version"] and gpu["driver"]["flavour"] not in (None, plan["flavour"]):
         # The module of the other flavour is loaded or installed: never as wanted.
         out.append({"kind": "command", "key": "module:flavour", "argv": ["/bin/false"]})
@@ -694,13 +706,3 @@ def _remove(
         "keys": named["keys"],
         "items": looks,
     }
-
-
-def own_address(host: str) -> bool:
-    """Whether a host's name says that it is the controller itself."""
-    if host in ("localhost", "localhost.localdomain", ""):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

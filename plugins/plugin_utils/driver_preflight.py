@@ -192,9 +192,13 @@ def _build(
     yield _check("kernel-headers", ok, detail, remedy)
 
 
+def locked(gpu: Mapping[str, Any]) -> bool:
+    """Whether the kernel refuses modules that were signed by nobody it knows."""
+    return gpu["kernel"]["secure_boot"] is True or gpu["kernel"]["lockdown"] in ("integrity", "confidentiality")
+
+
 def _secure_boot(plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapping[str, Any]) -> Iterator[Check]:
-    locked = gpu["kernel"]["secure_boot"] is True or gpu["kernel"]["lockdown"] in ("integrity", "confidentiality")
-    if not locked:
+    if not locked(gpu):
         return
     mode = settings["secure_boot"]
     if mode == "ignore" or (

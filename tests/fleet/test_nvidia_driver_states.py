@@ -7,10 +7,13 @@ The GPUs are the NVML stand-in's (tests/fleet/nvml_stand_in); what the role does
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.driver import MOK_SCRIPT
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.sha512_crypt import sha512_crypt
 from harness import Fleet, Play, running
 
 NODES = {
@@ -113,3 +116,36 @@ def test_no_gpu_no_driver(fleet: Fleet) -> None:
     assert tree(fleet, "none") == before
     assert told["result"]["ok"] and "no NVIDIA GPU" in told["result"]["notes"][0]
     assert play.calls["none"] <= 3
+
+
+MOKUTIL_STAND_IN = r"""#!/bin/sh
+# Stands in for mokutil: a container has no firmware. It keeps what it is given.
+kept=/var/lib/mokutil-stand-in
+mkdir -p $kept
+case "$1" in
+  --test-key)
+    if [ -e $kept/key ]; then echo "$2 is already in the enrollment request"; exit 1; fi
+    echo "$2 is not enrolled" ;;
+  --import) cp "$2" $kept/key; stat -c %a "$4" > $kept/mode; cp "$4" $kept/hash ;;
+esac
+"""
+
+
+def test_a_key_is_staged_once_with_the_hash_of_the_password(fleet: Fleet) -> None:
+    node, password = "none", "of this test"
+    fleet.sh(node, "mkdir -p /var/lib/dkms; echo key > /var/lib/dkms/mok.pub")
+    fleet.sh(node, f"cat > /usr/local/bin/mokutil <<'EOF'\n{MOKUTIL_STAND_IN}EOF\nchmod 755 /usr/local/bin/mokutil")
+    look = f"/bin/sh -c {shlex.quote(MOK_SCRIPT)}"
+    assert fleet.sh(node, look).strip() == "not staged"
+    wishes = {"target": node, "nvidia_driver_mok_password": password}
+    first = fleet.play("nvidia_driver_mok.yml", "-vvv", **wishes)
+    assert first.changed(node) > 0
+    kept = "/var/lib/mokutil-stand-in"
+    assert fleet.sh(node, f"cat {kept}/key").strip() == "key"
+    assert fleet.sh(node, f"cat {kept}/mode").strip() == "600"
+    written = fleet.sh(node, f"cat {kept}/hash").strip()
+    assert written == sha512_crypt(password, written.split("$")[2])
+    assert fleet.sh(node, "ls /run | grep -c mok || true").strip() == "0", "the hash is not left behind"
+    assert written not in first.output
+    assert fleet.sh(node, look).strip() == "staged"
+    assert fleet.play("nvidia_driver_mok.yml", **wishes).changed(node) == 0

@@ -384,6 +384,14 @@ def test_a_key_is_not_staged_without_a_password() -> None:
     assert "nvidia_driver_mok_password" in failing(plan)["secure-boot"]["remedy"]
 
 
+@pytest.mark.parametrize(
+    ("kernel", "mode", "looked"), [(SIGNED, "stage_mok", True), (SIGNED, "ignore", False), ({}, "stage_mok", False)]
+)
+def test_a_key_that_is_to_be_staged_is_looked_for_on_every_run(kernel: dict, mode: str, looked: bool) -> None:
+    plan = decide("debian12", gpu(T4, kernel=kernel), secure_boot=mode)
+    assert ("mok:staged" in [item.get("key") for item in plan["items"]]) is looked
+
+
 def test_lockdown_counts_as_secure_boot() -> None:
     assert "secure-boot" in failing(decide("debian12", gpu(T4, kernel={"lockdown": "integrity"})))
     assert "secure-boot" not in failing(decide("debian12", gpu(T4, kernel={"lockdown": "none"})))
