@@ -74,9 +74,7 @@ class ActionModule(ActionBase):
                 seen[name] = plain(facts[name])
         if args["failed_result"] is not None:
             # A play that ignores unreachable nodes goes on to a task that lacks what the lost one would have registered.
-            looks = [
-                variables[name] for name in variables if name.startswith("__") and name.endswith(("_seen", "_contact"))
-            ]
+            looks = [variables[name] for name in variables if name.startswith("__")]
             lost = next((look for look in looks if isinstance(look, Mapping) and look.get("unreachable") is True), None)
             seen["gpufleet_failures"] = [*(seen.get("gpufleet_failures") or []), self._failure(args, lost)]
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

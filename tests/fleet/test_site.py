@@ -79,7 +79,8 @@ def test_2_a_lost_node_leaves_the_others_running_and_is_named(fleet: Fleet, tmp_
         checked = site(fleet, tmp_path, "--check", ok=False)
         assert "n3: NOT OK" in checked.output
         assert checked.stats["n1"]["failed"] == checked.stats["n2"]["failed"] == 0
-        # In batches, so that each node's turn comes and one recap names them all
+        # In batches, so that each node's turn comes and one recap names them all. n1 has git already, n2 has not: what only n2
+        # has to run must not come behind what both have to.
         play = site(fleet, tmp_path, ok=False, gpufleet_serial=2)
         found = reports(tmp_path)
         assert found["n1"]["ok"] and found["n2"]["ok"], str(play)
