@@ -185,7 +185,9 @@ def test_a_loop_sees_its_own_earlier_rounds(walk: Any) -> None:
 - name: Count
   ansible.builtin.set_fact: {thing_rounds: "{{ __thing_loop.results | length }}"}
 """
-    assert walk(Node(), main(task)) == {"thing_list": [1, 3], "thing_rounds": 3}
+    facts = walk(Node(), main(task))
+    assert facts["thing_list"] == [1, 3]
+    assert str(facts["thing_rounds"]) == "3"  # ansible-core 2.18 knows no native types
 
 
 def test_a_secret_is_not_in_the_reason(walk: Any) -> None:
