@@ -13,6 +13,7 @@ import shutil
 import pytest
 import yaml
 from ansible_collections.gpufleet.llm.plugins.plugin_utils import catalog
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.lock import parse_lock
 
 ROOT = pathlib.Path(__file__).resolve().parents[4]
 SHELF = ROOT / "roles" / "llm_model" / "catalog"
@@ -35,6 +36,13 @@ def test_what_this_issue_wants_is_there():
     assert glm["code"]["commit"] == "c814a72e0e662c2479920bfa7c40eb623b2e98d0"
     assert glm["weights"]["revision"] == "103caa40027ebfd8450289ca2f278eac4ff26405"
     assert "*.bin" in glm["weights"]["ignore"]
+
+
+def test_chatglm3_has_the_versions_that_are_known_to_work_together() -> None:
+    # Its code at the seed's commit breaks with newer transformers, and torch 2.1 with numpy 2.
+    locked = parse_lock((SHELF / "chatglm3_6b/requirements.lock").read_text(encoding="utf-8")).requirements
+    wanted = {"torch": "2.1.2", "transformers": "4.40.2", "numpy": "1.26.4"}
+    assert {name: locked[name] for name in wanted} == wanted
 
 
 def test_the_tiny_models_are_those_that_the_depot_makes(tmp_path):
