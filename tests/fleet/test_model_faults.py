@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import re
+import secrets
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -176,3 +178,38 @@ def test_indexes_and_places_of_code_that_are_down_or_wrong_lead_to_the_next(flee
     for env in ("tools", "envs/tiny_cpu"):
         assert fleet.sh("n1", f"{BASE}/{env}/bin/python -c 'import tqdm; print(tqdm.__name__)'") == "tqdm"
     assert model(fleet).changed("n1") == 0
+
+
+def test_the_token_reaches_the_hub_and_nothing_else(fleet: Fleet) -> None:
+    token = f"hf_{secrets.token_hex(16)}"
+    fleet.sh("n1", f"rm {WEIGHTS}/{FILE}")
+    fleet.fault(path=f"/hub/.*{FILE}", bytes_per_second=2_000_000)  # long enough to be seen at work
+    watch = "while [ -e /run/watch ]; do cat /proc/[0-9]*/cmdline 2>/dev/null >> /run/argv; sleep 0.1; done"
+    fleet.sh("n1", f"touch /run/watch; nohup sh -c '{watch}' >/dev/null 2>&1 &")
+    since = len(fleet.depot_log())
+    play = fleet.play(
+        "role.yml",
+        "-vvv",
+        "--diff",
+        env={"HF_TOKEN": token},
+        role="llm_model",
+        llm_model_hf_token_endpoints=[f"{DEPOT}/hub"],
+        **WANTED,
+    )
+    fleet.sh("n1", "rm /run/watch")
+    rows = fleet.depot_log()[since:]
+    assert [row for row in rows if row["path"].split("?")[0].endswith(FILE) and row["authorization"] == "yes"]
+    assert all(row["path"].startswith("/hub/") for row in rows if row["authorization"])
+    whole(fleet)
+    assert "model_snapshot" in play.output and token not in play.output
+    assert fleet.rc("n1", "grep -qa model_hub.py /run/argv") == 0, "the process that asks the hub was not seen"
+    places = f"/run/argv /root /home /tmp /var/tmp /var/log /etc {BASE}/results {WEIGHTS}"
+    assert fleet.sh("n1", f"grep -rlaF {token} {places} 2>/dev/null", check=False) == ""
+    assert fleet.rc("n1", f"journalctl --no-pager -o export | grep -qaF {token}") == 1
+    mine = subprocess.run(
+        ["sh", "-c", 'grep -rlaF "$0" "$HOME"/.ansible* "${GPUFLEET_CACHE:-$HOME/.cache/gpufleet-llm}"/fleets', token],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert mine.stdout == ""

@@ -298,6 +298,8 @@ class Handler(BaseHTTPRequestHandler):
             "path": self.path,
             "range": self.headers.get("Range", ""),
             "agent": self.headers.get("User-Agent", ""),
+            # Whether there was one; its value is nobody's business.
+            "authorization": "yes" if self.headers.get("Authorization") else "",
             "status": 0,
             "bytes": 0,
             "fault": "",
