@@ -633,3 +633,23 @@ def explain_installer(stdout: str, stderr: str, rc: int, seconds: int) -> str:
     if re.search(r"CERTIFICATE_VERIFY_FAILED|UnknownIssuer|certificate verify failed", text):
         return f"the index's certificate is not trusted (see ca_path): {tail}"
     return f"the installer failed with rc {rc}: {tail}"
+
+
+# What pip, uv and conda say when it is the place that is at fault: not there, without the file, or with a wrong one.
+_PLACE_AT_FAULT = re.compile(
+    r"DO NOT MATCH THE HASHES|[Hh]ash mismatch|ChecksumMismatch"
+    r"|No matching distribution found|was not found in the|no version of|No solution found"
+    r"|PackagesNotFoundError|ResolvePackageNotFound|UnavailableInvalidChannel|nothing provides"
+    r"|CERTIFICATE_VERIFY_FAILED|certificate verify failed|UnknownIssuer|CondaSSLError"
+    r"|HTTP ?[Ee]rror|HTTP [Ss]tatus|CondaHTTPError|HTTPSConnectionPool|HTTPConnectionPool|ConnectionFailed"
+    r"|Failed to fetch|[Ff]ailed to download|error sending request|Could not fetch URL"
+    r"|Max retries exceeded|NewConnectionError|ConnectionError|ProtocolError|[Cc]onnection (?:refused|reset|broken|aborted)"
+    r"|IncompleteRead|[Rr]ead timed out|ReadTimeout|ConnectTimeout|dns error|Name or service not known|Temporary failure in name"
+)
+_NODE_AT_FAULT = re.compile(r"No space left|NoSpaceLeft|Permission denied|Read-only file system")
+
+
+def elsewhere_may_help(stdout: str, stderr: str) -> bool:
+    """Whether what failed may work with another index or channel: the place was at fault, not the node or the lock."""
+    text = f"{stdout}\n{stderr}"
+    return bool(_PLACE_AT_FAULT.search(text)) and not _NODE_AT_FAULT.search(text)

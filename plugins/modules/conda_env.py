@@ -76,6 +76,13 @@ options:
     type: list
     elements: str
     default: [conda-forge]
+  fallback_channels:
+    description:
+      - Lists of channels, each of which is tried in place of O(channels) when the ones before it are down, lack a package
+        or give a file with a wrong checksum. C(.condarc) may turn a channel's name into a mirror; a URL is what it is.
+    type: list
+    elements: list
+    default: []
   override_channels:
     description: Use no channel but O(channels), whatever C(.condarc) says.
     type: bool
@@ -111,6 +118,14 @@ options:
     description: The Python index; replaces the usual one. Credentials in it are not shown in the list of processes.
     type: str
     default: ''
+  fallback_index_urls:
+    description:
+      - Indexes, each of which is tried in place of O(index_url) when the ones before it are down, lack a file or give one
+        that has another hash than the lock says. Only with O(require_hashes=true). An empty string is the installer's own
+        default. What was tried in vain is a warning, or part of the error.
+    type: list
+    elements: str
+    default: []
   extra_index_urls:
     description: Further indexes. Only with O(require_hashes=true), since anybody could offer a name on one of them.
     type: list
@@ -177,6 +192,7 @@ EXAMPLES = r"""
     channels: [conda-forge]
     requirements: "{{ lookup('ansible.builtin.file', 'requirements.lock') }}"
     index_url: https://mirrors.tuna.tsinghua.edu.cn/pypi/web/simple
+    fallback_index_urls: [https://mirrors.ustc.edu.cn/pypi/simple, ""]
     uv: /opt/gpufleet/tools/bin/uv
     exact: true
 
@@ -238,6 +254,7 @@ installer:
 """
 
 import fcntl
+import functools
 import json
 import os
 import platform
@@ -245,6 +262,7 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
@@ -294,7 +312,11 @@ class Environment:
             self.fail("name is for conda environments; give the prefix of a virtual environment")
         if params["extra_index_urls"] and not params["require_hashes"]:
             self.fail("extra_index_urls without require_hashes would let anybody's file of the same name in")
-        for channel in params["channels"]:
+        if params["fallback_index_urls"] and not params["require_hashes"]:
+            self.fail(
+                "fallback_index_urls without require_hashes would let any of these indexes decide what is installed"
+            )
+        for channel in self.all_channels():
             if secrets_of(channel) or re.search(r"/t/[^/]+", channel):
                 self.fail(
                     f"the channel {redact(channel)} holds credentials, which would be visible in the list of"
@@ -305,6 +327,10 @@ class Environment:
         except envs.CondaError as error:
             self.fail(str(error))
         self.prefix = os.path.abspath(params["prefix"]) if params["prefix"] else self._prefix_of_name()
+
+    def all_channels(self) -> list[str]:
+        """Every channel that may be asked."""
+        return [*self.params["channels"], *(str(one) for group in self.params["fallback_channels"] for one in group)]
 
     def read_lock(self) -> None:
         """Read the lock and keep the entries that are for this Python."""
@@ -493,16 +519,45 @@ class Environment:
         self._conda("create", specs)
 
     def _conda(self, verb: str, specs: list[str]) -> None:
-        argv = [self.conda(), verb, "--prefix", self.prefix, "--yes", "--json"]
-        if verb != "remove":
-            for channel in self.params["channels"]:
-                argv += ["--channel", channel]
-            if self.params["override_channels"] and self.params["channels"]:
+        base = [self.conda(), verb, "--prefix", self.prefix, "--yes", "--json"]
+        if verb == "remove":
+            self._from_the_first([("", lambda: self.run(base + specs))], envs.explain_conda)
+            return
+
+        def attempt(channels: list[str]) -> tuple[int, str, str]:
+            if verb == "create":  # nothing of an attempt that failed stays
+                self.remove()
+                self.mark("create")
+            argv = [*base, *(word for channel in channels for word in ("--channel", channel))]
+            if self.params["override_channels"] and channels:
                 argv.append("--override-channels")
-        rc, out, err = self.run(argv + specs)
-        if rc != 0:
-            message = envs.explain_conda(out, err, rc, self.params["timeout_seconds"])
-            self.fail(message, rc=rc, stdout=out[-4000:], stderr=err[-4000:])
+            return self.run(argv + specs)
+
+        places = [self.params["channels"], *[[str(one) for one in group] for group in self.params["fallback_channels"]]]
+        self._from_the_first(
+            [(", ".join(redact(one) for one in place), functools.partial(attempt, place)) for place in places],
+            envs.explain_conda,
+        )
+
+    def _from_the_first(
+        self,
+        places: list[tuple[str, Callable[[], tuple[int, str, str]]]],
+        explain: Callable[[str, str, int, int], str],
+    ) -> None:
+        """Ask one place after the other until one serves; fails with what each of them said."""
+        said: list[str] = []
+        for number, (name, attempt) in enumerate(places, 1):
+            rc, out, err = attempt()
+            if rc == 0:
+                for one in said:
+                    self.module.warn(f"{one.rstrip('.')}. Taken from {name} instead.")
+                return
+            message = explain(out, err, rc, self.params["timeout_seconds"])
+            said.append(f"{name}: {message}")
+            if number == len(places) or rc in (124, 137) or not envs.elsewhere_may_help(out, err):
+                if len(said) > 1:
+                    message = f"{len(said)} places were tried in vain. {' | '.join(said)}"
+                self.fail(message, rc=rc, stdout=out[-4000:], stderr=err[-4000:])
 
     def _create_venv(self) -> None:
         python = self.interpreter()
@@ -550,10 +605,22 @@ class Environment:
         return values
 
     def install(self, entries: list[dict[str, Any]]) -> None:
-        """Install entries of the lock, exactly as they are there."""
+        """Install entries of the lock, exactly as they are there, from the first index that has them."""
+        indexes = [self.params["index_url"]]
+        if not self.params["no_index"]:
+            indexes += [one for one in dict.fromkeys(self.params["fallback_index_urls"]) if one not in indexes]
+        self._from_the_first(
+            [
+                (redact(one) if one else "the installer's own index", functools.partial(self._install, one, entries))
+                for one in indexes
+            ],
+            envs.explain_installer,
+        )
+
+    def _install(self, index_url: str, entries: list[dict[str, Any]]) -> tuple[int, str, str]:
         params = self.params
         # In the file rather than on the command line: a URL may hold credentials.
-        lines = [f"--index-url {params['index_url']}"] if params["index_url"] else []
+        lines = [f"--index-url {index_url}"] if index_url else []
         lines += [f"--extra-index-url {url}" for url in params["extra_index_urls"]]
         lines += [f"--find-links {place}" for place in params["find_links"]]
         lines += ["--no-index"] if params["no_index"] else []
@@ -574,10 +641,7 @@ class Environment:
             argv += [word for host in params["trusted_hosts"] for word in ("--trusted-host", host)]
             environment = {} if params["keep_environment"] else {"PIP_CONFIG_FILE": os.devnull}
         argv += ["--require-hashes"] if params["require_hashes"] else []
-        rc, out, err = self.run([*argv, "--requirement", path], **environment)
-        if rc != 0:
-            message = envs.explain_installer(out, err, rc, params["timeout_seconds"])
-            self.fail(message, rc=rc, stdout=out[-4000:], stderr=err[-4000:])
+        return self.run([*argv, "--requirement", path], **environment)
 
     def _pip(self) -> list[str]:
         isolated = [] if self.params["keep_environment"] else ["--isolated"]
@@ -765,6 +829,7 @@ def main() -> None:
             "python": {"type": "str", "default": ""},
             "packages": {"type": "list", "elements": "str", "default": []},
             "channels": {"type": "list", "elements": "str", "default": ["conda-forge"]},
+            "fallback_channels": {"type": "list", "elements": "list", "default": []},
             "override_channels": {"type": "bool", "default": True},
             "requirements": {"type": "str"},
             "requirements_file": {"type": "path"},
@@ -773,6 +838,7 @@ def main() -> None:
             "installer": {"type": "str", "choices": ["auto", "uv", "pip"], "default": "auto"},
             "uv": {"type": "str", "default": ""},
             "index_url": {"type": "str", "default": ""},
+            "fallback_index_urls": {"type": "list", "elements": "str", "default": []},
             "extra_index_urls": {"type": "list", "elements": "str", "default": []},
             "find_links": {"type": "list", "elements": "str", "default": []},
             "no_index": {"type": "bool", "default": False},
@@ -791,13 +857,14 @@ def main() -> None:
     )
     no_input()
     params = module.params
-    for url in [params["index_url"], *params["extra_index_urls"], *params["find_links"], *params["channels"]]:
+    environment = Environment(module)
+    indexes = [params["index_url"], *params["fallback_index_urls"], *params["extra_index_urls"]]
+    for url in [*indexes, *params["find_links"], *environment.all_channels()]:
         module.no_log_values.update(secrets_of(url))
     if not params["keep_environment"]:
         for name in [name for name in os.environ if NOISE.match(name)]:
             del os.environ[name]
 
-    environment = Environment(module)
     environment.understand()
     found = envs.look(environment.prefix, params["deep"]) if environment.prefix else envs.look("/nonexistent/gpufleet")
     try:

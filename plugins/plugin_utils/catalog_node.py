@@ -25,6 +25,9 @@ Item = dict[str, Any]
 # Everything that the role makes below its root. What other roles put there (conda) is not its to remove.
 FOLDERS = ("code", "weights", "envs", "results", "tools", "home")
 HUB = "https://huggingface.co"
+# Where conda's channels are at home; what `defaults` stands for is what conda itself has built in.
+CONDA = "https://conda.anaconda.org"
+UPSTREAM_CHANNELS = {"defaults": ["https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r"]}
 DEEP = "A run with llm_model_deep=true reads every file of the environment and the weights and heals what was changed."
 # What must stay free beside everything that is still to come.
 RESERVE_BYTES = 256 << 20
@@ -401,12 +404,19 @@ def outcome(
     }
 
 
+def _upstream(channel: str) -> str:
+    return channel if "/" in channel else f"{CONDA}/{channel}"
+
+
 def sources(mirror: Mapping[str, Any], channels: Iterable[str]) -> dict[str, Any]:
     """Where weights, packages and conda packages come from under a resolved mirror profile.
 
     Keys C(sources), C(endpoints), C(modelscope_endpoints) (as C(model_snapshot) takes them), C(channels), C(index_url),
-    C(trusted_hosts), C(ca_path). ModelScope is asked only where the profile names it, and first where it names no other hub.
+    C(trusted_hosts), C(ca_path), and C(fallback_channels), C(fallback_index_urls): what is asked when the former do not
+    serve, upstream last unless the profile is exclusive. ModelScope is asked only where the profile names it, and first
+    where it names no other hub.
     """
+    channels = list(channels)
     endpoint, scope = mirror["huggingface"]["endpoint"].rstrip("/"), mirror["modelscope"]["endpoint"].rstrip("/")
     only_scope = bool(scope) and not endpoint
     endpoints = [endpoint] if endpoint else []
@@ -414,21 +424,37 @@ def sources(mirror: Mapping[str, Any], channels: Iterable[str]) -> dict[str, Any
         endpoints.append(HUB)
     order = ["modelscope", "huggingface"] if only_scope else ["huggingface", "modelscope"]
     custom, alias = mirror["conda"]["custom_channels"], mirror["conda"]["channel_alias"].rstrip("/")
+    mirrored = [
+        channel
+        if "/" in channel
+        else f"{custom[channel].rstrip('/')}/{channel}"
+        if channel in custom
+        else f"{alias}/{channel}"
+        if alias
+        else channel
+        for channel in channels
+    ]
+    # URLs, since conda's own configuration makes the mirror out of a name.
+    elsewhere = [
+        [channel if "/" in channel else f"{base.rstrip('/')}/{channel}" for channel in channels]
+        for base in mirror["conda"]["fallback_aliases"]
+    ]
+    indexes = list(mirror["pypi"]["fallback_urls"])
+    if not mirror["exclusive"]:
+        if mirrored != channels:
+            elsewhere.append(
+                [one for channel in channels for one in UPSTREAM_CHANNELS.get(channel, [_upstream(channel)])]
+            )
+        if mirror["pypi"]["index_url"]:
+            indexes.append("")  # the installer's own
     return {
         "sources": [name for name in order if (scope if name == "modelscope" else endpoints)],
         "endpoints": list(dict.fromkeys(endpoints)),
         "modelscope_endpoints": [scope] if scope else [],
-        "channels": [
-            channel
-            if "/" in channel
-            else f"{custom[channel].rstrip('/')}/{channel}"
-            if channel in custom
-            else f"{alias}/{channel}"
-            if alias
-            else channel
-            for channel in channels
-        ],
+        "channels": mirrored,
+        "fallback_channels": [one for one in elsewhere if one != mirrored],
         "index_url": mirror["pypi"]["index_url"],
+        "fallback_index_urls": [one for one in dict.fromkeys(indexes) if one != mirror["pypi"]["index_url"]],
         "trusted_hosts": list(mirror["pypi"]["trusted"]),
         "ca_path": mirror["ca_path"],
     }

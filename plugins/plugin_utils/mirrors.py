@@ -6,9 +6,9 @@
 Pure functions over the dated table ``data/mirrors.yml``. A *resolved profile* is a dict that always has all keys::
 
     {"name": str, "exclusive": bool, "ca_path": str,
-     "pypi": {"index_url": str, "trusted": [str]},
+     "pypi": {"index_url": str, "fallback_urls": [str], "trusted": [str]},
      "pytorch": {"index_url": str},
-     "conda": {"channel_alias": str, "custom_channels": {str: str}, "default_channels": [str]},
+     "conda": {"channel_alias": str, "fallback_aliases": [str], "custom_channels": {str: str}, "default_channels": [str]},
      "huggingface": {"endpoint": str}, "modelscope": {"endpoint": str},
      "rewrite": {url prefix: [url prefix or url prefix ending in "{name}"]}}
 
@@ -31,9 +31,9 @@ BLANK: dict[str, Any] = {
     "name": "",
     "exclusive": False,
     "ca_path": "",
-    "pypi": {"index_url": "", "trusted": []},
+    "pypi": {"index_url": "", "fallback_urls": [], "trusted": []},
     "pytorch": {"index_url": ""},
-    "conda": {"channel_alias": "", "custom_channels": {}, "default_channels": []},
+    "conda": {"channel_alias": "", "fallback_aliases": [], "custom_channels": {}, "default_channels": []},
     "huggingface": {"endpoint": ""},
     "modelscope": {"endpoint": ""},
     "rewrite": {},

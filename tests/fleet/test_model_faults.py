@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import re
+import secrets
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from harness import Fleet, Play, running
 
 BASE = "/opt/gpufleet"
+DEPOT = "https://depot.gpufleet.test"
 WEIGHTS = f"{BASE}/weights/tiny_whisper"
 FILE = "model.safetensors"
 SHA256 = "4a8e06e00efc968db265be50f5472b582699677f6b411dbd399a92f558fc5e23"
@@ -144,3 +147,69 @@ def test_the_commit_can_be_moved_there_and_back(fleet: Fleet) -> None:
     moved = model(fleet)
     assert moved.drift("n1") >= {"code:tiny_qwen2"}
     assert fleet.sh("n1", f"git -C {BASE}/code/tiny_qwen2 rev-parse HEAD") == "5bdc722c7a17fb864401e9b775805d438488eac4"
+
+
+def test_indexes_and_places_of_code_that_are_down_or_wrong_lead_to_the_next(fleet: Fleet) -> None:
+    # The same index under three names: the first is down, the files of the second are wrong, the third is well.
+    indexes = [f"{DEPOT}/pypi/simple/cpu/", f"{DEPOT}/pypi/simple/cu121/", f"{DEPOT}/pypi/simple/"]
+    overrides = {
+        "pypi": {"index_url": indexes[0], "fallback_urls": indexes[1:]},
+        "rewrite": {"https://github.com/": [f"{DEPOT}/down/", f"{DEPOT}/git/"]},
+    }
+    # One distribution of the tools (pip) and one of the models' environment (uv)
+    for env in ("tools", "envs/tiny_cpu"):
+        fleet.sh("n1", f"rm -rf {BASE}/{env}/lib/python3*/site-packages/tqdm*")
+    fleet.sh("n1", f"rm -rf {BASE}/envs/.uv-cache {BASE}/code/tiny_qwen2")
+    fleet.fault(path="^/pypi/simple/cpu/|^/down/", status=503)
+    fleet.fault(path=r"^/pypi/files/cu121/.*\.whl$", corrupt=True)
+    since = len(fleet.depot_log())
+    play = model(fleet, llm_model_mirror_overrides=overrides)
+    rows = [row for row in fleet.depot_log()[since:] if row["method"] == "GET"]
+    for agent in ("pip/", "uv/"):
+        seen = [row["path"] for row in rows if row["agent"].startswith(agent)]
+        order = [next((i for i, path in enumerate(seen) if path.startswith(start)), None)
+                 for start in ("/pypi/simple/cpu/", "/pypi/files/cu121/tqdm", "/pypi/files/tqdm")]  # fmt: skip
+        assert None not in order and order == sorted(order), (agent, seen)
+    said = " ".join(play.output.split())
+    assert f"{indexes[0]}: " in said and f"{indexes[1]}: a file has another sha256" in said
+    git = [row["path"] for row in rows if row["agent"].startswith("git/")]
+    assert git[0].startswith("/down/") and git[-1].startswith("/git/")
+    assert fleet.sh("n1", f"git -C {BASE}/code/tiny_qwen2 config remote.origin.url").startswith(f"{DEPOT}/git/")
+    for env in ("tools", "envs/tiny_cpu"):
+        assert fleet.sh("n1", f"{BASE}/{env}/bin/python -c 'import tqdm; print(tqdm.__name__)'") == "tqdm"
+    assert model(fleet).changed("n1") == 0
+
+
+def test_the_token_reaches_the_hub_and_nothing_else(fleet: Fleet) -> None:
+    token = f"hf_{secrets.token_hex(16)}"
+    fleet.sh("n1", f"rm {WEIGHTS}/{FILE}")
+    fleet.fault(path=f"/hub/.*{FILE}", bytes_per_second=2_000_000)  # long enough to be seen at work
+    watch = "while [ -e /run/watch ]; do cat /proc/[0-9]*/cmdline 2>/dev/null >> /run/argv; sleep 0.1; done"
+    fleet.sh("n1", f"touch /run/watch; nohup sh -c '{watch}' >/dev/null 2>&1 &")
+    since = len(fleet.depot_log())
+    play = fleet.play(
+        "role.yml",
+        "-vvv",
+        "--diff",
+        env={"HF_TOKEN": token},
+        role="llm_model",
+        llm_model_hf_token_endpoints=[f"{DEPOT}/hub"],
+        **WANTED,
+    )
+    fleet.sh("n1", "rm /run/watch")
+    rows = fleet.depot_log()[since:]
+    assert [row for row in rows if row["path"].split("?")[0].endswith(FILE) and row["authorization"] == "yes"]
+    assert all(row["path"].startswith("/hub/") for row in rows if row["authorization"])
+    whole(fleet)
+    assert "model_snapshot" in play.output and token not in play.output
+    assert fleet.rc("n1", "grep -qa model_hub.py /run/argv") == 0, "the process that asks the hub was not seen"
+    places = f"/run/argv /root /home /tmp /var/tmp /var/log /etc {BASE}/results {WEIGHTS}"
+    assert fleet.sh("n1", f"grep -rlaF {token} {places} 2>/dev/null", check=False) == ""
+    assert fleet.rc("n1", f"journalctl --no-pager -o export | grep -qaF {token}") == 1
+    mine = subprocess.run(
+        ["sh", "-c", 'grep -rlaF "$0" "$HOME"/.ansible* "${GPUFLEET_CACHE:-$HOME/.cache/gpufleet-llm}"/fleets', token],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert mine.stdout == ""

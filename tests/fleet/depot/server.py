@@ -45,6 +45,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from hub import Hub
 
 BLOCK = 64 * 1024
+VARIANT = re.compile(r"cpu|cu\d+")
 TYPES = {".json": "application/json", ".html": "text/html", ".asc": "text/plain", ".txt": "text/plain"}
 
 
@@ -189,26 +190,30 @@ class Depot:
         )
 
     def _pypi(self, rest: str) -> Answer:
-        """PEP 503 with hashes and PEP 658 metadata; `simple/cpu/…` and `simple/cu121/…` are the same index."""
+        """PEP 503 with hashes and PEP 658 metadata; `simple/cpu/…`, `simple/cu121/…` are the same, files in `files/cpu/…`."""
         parts = [part for part in rest.split("/") if part]
         if parts[:1] == ["files"] and "pypi" in self.roots:
+            parts = [part for number, part in enumerate(parts) if number != 1 or not VARIANT.fullmatch(part)]
             return self._static(self.roots["pypi"] / "files", "/".join(parts[1:]))
         if parts[:1] != ["simple"]:
             return text_answer(404, "the index is at /pypi/simple/\n")
         parts = parts[1:]
-        if parts and re.fullmatch(r"cpu|cu\d+", parts[0]):
-            parts = parts[1:]
+        variant = ""
+        if parts and VARIANT.fullmatch(parts[0]):
+            variant = parts.pop(0) + "/"
         page = {"Content-Type": "text/html; charset=utf-8"}
         start = '<!DOCTYPE html><html><head><meta name="pypi:repository-version" content="1.0"></head><body>\n'
         if not parts:
-            links = "".join(f'<a href="/pypi/simple/{name}/">{name}</a><br>\n' for name in sorted(self.projects))
+            links = "".join(
+                f'<a href="/pypi/simple/{variant}{name}/">{name}</a><br>\n' for name in sorted(self.projects)
+            )
             return Answer(200, page, (start + links + "</body></html>\n").encode())
         name = normalized(parts[0])
         if name not in self.projects or len(parts) > 1:
             return text_answer(404, f"no project {name} in this index\n")
         lines = []
         for entry in self.projects[name]:
-            url = f"/pypi/files/{urllib.parse.quote(entry['file'])}#sha256={entry['sha256']}"
+            url = f"/pypi/files/{variant}{urllib.parse.quote(entry['file'])}#sha256={entry['sha256']}"
             extra = (
                 f' data-requires-python="{html.escape(entry["requires_python"])}"' if entry["requires_python"] else ""
             )
@@ -293,6 +298,8 @@ class Handler(BaseHTTPRequestHandler):
             "path": self.path,
             "range": self.headers.get("Range", ""),
             "agent": self.headers.get("User-Agent", ""),
+            # Whether there was one; its value is nobody's business.
+            "authorization": "yes" if self.headers.get("Authorization") else "",
             "status": 0,
             "bytes": 0,
             "fault": "",

@@ -50,6 +50,14 @@ MESSAGES = [
     ("E10", "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 172.00 MiB. GPU 3 has a total capacity of "
             "21.95 GiB of which 154.12 MiB is free.", "c10/cuda/CUDACachingAllocator.cpp"),
     ("E10", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "the same from torch 2.5"),
+    ("node-without-python", "Task failed: Action failed: The module interpreter '/usr/bin/python9' was not found.",
+     "ansible-core 2.19.14, ansible -m setup with an interpreter that is not there"),
+    ("node-without-python", "The module failed to execute correctly, you probably need to set the interpreter.\nSee "
+                            "stdout/stderr for the exact error", "ansible-core 2.18 plugins/action/__init__.py:1256"),
+    ("node-without-python", "ansible-core requires a minimum of Python version 3.8. Current version: 3.6.8 (default, Nov 15 "
+                            "2024, 08:11:39) [GCC 8.5.0 20210514 (Red Hat 8.5.0-22)]", "ansible-core module_utils/basic.py:19"),
+    ("node-without-python", "This node has no Python 3.9 or newer, so nothing on it can be looked at. Install one",
+     "plugins/action/observe.py"),
     ("E11", "A module that was compiled using NumPy 1.x cannot be run in\nNumPy 2.2.6 as it may crash. To support both 1.x "
             "and 2.x\nversions of NumPy, modules must be compiled with NumPy 2.0.", "numpy 2.2.6"),
     ("E12", "RuntimeError: \n        CUDA Setup failed despite GPU being available. Please run the following command to "

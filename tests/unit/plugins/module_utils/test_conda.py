@@ -412,3 +412,30 @@ def test_other_conda_errors(out, err, rc, said):
 )
 def test_installer_errors(text, said):
     assert said in conda.explain_installer("", text, 1, 60)
+
+
+@pytest.mark.parametrize(
+    ("text", "helps"),
+    [
+        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.", True),
+        ("error: Failed to download `six==1.16.0`\n  Caused by: Hash mismatch for `six==1.16.0`", True),
+        (
+            "ERROR: Could not find a version ... (from versions: none)\nERROR: No matching distribution found for six==1",
+            True,
+        ),
+        ("Because sixx was not found in the package registry and you require sixx", True),
+        ("error: Failed to fetch: `https://x.example/simple/six/`\n  Caused by: HTTP status server error (503)", True),
+        ("ERROR: HTTP error 503 while getting https://x.example/six.whl", True),
+        ("WARNING: Retrying ... NewConnectionError: [Errno 111] Connection refused", True),
+        ('{"exception_name": "CondaHTTPError", "message": "HTTP 503"}', True),
+        ('{"exception_name": "ChecksumMismatchError", "message": "Conda detected a mismatch"}', True),
+        ('{"exception_name": "UnavailableInvalidChannel", "message": "HTTP 404 NOT FOUND for channel"}', True),
+        ("OSError: [Errno 28] No space left on device\nConnection broken: IncompleteRead", False),
+        ("In --require-hashes mode, all requirements must have their versions pinned", False),
+        ('{"exception_name": "CondaToSNonInteractiveError", "message": "Terms of Service"}', False),
+        ("error: subprocess-exited-with-error: gcc", False),
+    ],
+)
+def test_when_another_index_may_help(text, helps):
+    assert conda.elsewhere_may_help("", text) is helps
+    assert conda.elsewhere_may_help(text, "") is helps

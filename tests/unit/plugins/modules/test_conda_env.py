@@ -218,6 +218,88 @@ def test_a_wrong_hash_is_refused_and_the_next_run_can_go_on(call, env, wheels, t
     assert call(arguments(env, wheels))["changed"] is False
 
 
+@pytest.fixture
+def indexes(tmp_path, wheels):
+    """Three indexes as files: one that is not there, one with a wrong alpha 2.0, one that is well."""
+    made = {"down": (tmp_path / "no-such-index").as_uri()}
+    wrong = tmp_path / "wrong-wheels"
+    wrong.mkdir()
+    for name in ("alpha", "beta"):
+        make_wheel(wrong, name, "2.0")
+        with zipfile.ZipFile(wrong / f"{name}-2.0-py3-none-any.whl", "a") as archive:
+            archive.writestr(f"{name}/evil.py", "import os")
+    for kind, folder in (("wrong", wrong), ("well", wheels[0])):
+        for name in ("alpha", "beta"):
+            page = tmp_path / kind / name / "index.html"
+            page.parent.mkdir(parents=True)
+            links = [f'<a href="{one.as_uri()}">{one.name}</a>' for one in folder.glob(f"{name}-*.whl")]
+            page.write_text("<!DOCTYPE html><html><body>" + "".join(links) + "</body></html>")
+        made[kind] = (tmp_path / kind).as_uri()
+    return made
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """The warnings as they are given; where ansible-core puts them depends on what else this process has loaded."""
+    given: list[str] = []
+    monkeypatch.setattr(basic.AnsibleModule, "warn", lambda _self, text, **_: given.append(text))
+    return given
+
+
+def from_indexes(env, wheels, *urls, **more):
+    wanted = arguments(env, wheels, [("alpha", "2.0"), ("beta", "1.0")], find_links=[], no_index=False, **more)
+    return {**wanted, "index_url": urls[0], "fallback_index_urls": list(urls[1:])}
+
+
+def test_an_index_that_is_down_or_wrong_leads_to_the_next(call, env, wheels, indexes, said):
+    told = call(from_indexes(env, wheels, indexes["down"], indexes["wrong"], indexes["well"]))
+    assert told["distributions"]["alpha"] == "2.0", told
+    assert not (site(env) / "alpha" / "evil.py").exists()
+    assert [one.split(": ")[0] for one in said] == [indexes["down"], indexes["wrong"]]
+    assert "another sha256" in said[1]
+
+
+def test_when_no_index_serves_each_is_named_and_none_is_trusted(call, env, wheels, indexes):
+    told = call(from_indexes(env, wheels, indexes["wrong"], indexes["down"]))
+    assert told["failed"] is True
+    assert told["msg"].startswith("2 places were tried in vain. ")
+    assert indexes["wrong"] in told["msg"] and indexes["down"] in told["msg"]
+    assert "another sha256" in told["msg"]
+    assert not (site(env) / "alpha" / "evil.py").exists()
+
+
+CONDA_STAND_IN = """#!/bin/sh
+# Stands in for conda: it knows one channel, and leaves half an environment behind when it is given another.
+echo "$@" >> {log}
+for word; do [ "$before" != --prefix ] || prefix=$word; before=$word; done
+mkdir -p "$prefix/conda-meta"
+case " $* " in
+    *" https://well.example/conda-forge "*) touch "$prefix/conda-meta/history" ;;
+    *) touch "$prefix/half"; echo '{{"exception_name": "CondaHTTPError", "message": "HTTP 503"}}'; exit 1 ;;
+esac
+"""
+
+
+def test_channels_that_are_down_lead_to_the_next(call, tmp_path, said):
+    conda = tmp_path / "conda"
+    conda.write_text(CONDA_STAND_IN.format(log=tmp_path / "log"))
+    conda.chmod(0o755)
+    wanted = {
+        "prefix": str(tmp_path / "env"),
+        "conda": str(conda),
+        "channels": ["https://down.example/conda-forge"],
+        "fallback_channels": [["https://well.example/conda-forge"], ["https://unasked.example/conda-forge"]],
+    }
+    told = call(wanted)
+    assert told["changed"] is True and not told.get("failed"), told
+    assert said[0].startswith("https://down.example/conda-forge: conda cannot reach its channel")
+    assert not (tmp_path / "env" / "half").exists()
+    assert "unasked" not in (tmp_path / "log").read_text()
+    told = call({**wanted, "prefix": str(tmp_path / "two"), "fallback_channels": [["https://b.example/c"]]})
+    assert told["failed"] is True
+    assert "https://down.example/conda-forge" in told["msg"] and "https://b.example/c" in told["msg"]
+
+
 def test_foreign_directories_are_never_touched(call, tmp_path, wheels):
     (tmp_path / "env").mkdir()
     (tmp_path / "env" / "thesis.txt").write_text("years of work")
@@ -266,6 +348,8 @@ def test_noise_of_the_callers_session_is_not_heard(call, env, wheels, monkeypatc
         ({"manager": "conda", "conda": "/nonexistent/conda", "python": "3.10"}, "conda is missing: /nonexistent/conda"),
         ({"manager": "conda", "channels": ["https://u:p4ss@x.example/c"]}, "credentials"),
         ({"extra_index_urls": ["https://x.example"], "require_hashes": False}, "anybody's"),
+        ({"fallback_index_urls": [""], "require_hashes": False}, "any of these indexes"),
+        ({"manager": "conda", "fallback_channels": [["https://u:p4ss@x.example/c"]]}, "credentials"),
         ({"requirements": "gamma==1.0 --hash=sha256:" + "0" * 64}, "no file for gamma==1.0"),
     ],
 )

@@ -261,3 +261,50 @@ def test_channels_of_a_mirror():
     assert found["channels"][1] == "https://depot.gpufleet.test/conda/bioconda"
     assert found["channels"][2] == "https://own.example/c"
     assert catalog_node.sources(resolve("upstream"), ["conda-forge"])["channels"] == ["conda-forge"]
+
+
+TUNA = "https://mirrors.tuna.tsinghua.edu.cn"
+CONDA = "https://conda.anaconda.org"
+
+
+@pytest.mark.parametrize(
+    ("profile", "overrides", "index", "indexes"),
+    [
+        ("upstream", {}, "", []),
+        ("tuna", {}, f"{TUNA}/pypi/web/simple", [""]),
+        ("tuna", {"pypi": {"fallback_urls": ["https://b.example"]}}, f"{TUNA}/pypi/web/simple", ["https://b.example", ""]),
+        ("tuna", {"exclusive": True}, f"{TUNA}/pypi/web/simple", []),
+        ("depot", {}, "https://depot.gpufleet.test/pypi/simple/", []),
+        ("depot", {"pypi": {"index_url": "https://a.example", "fallback_urls": ["https://a.example", "https://b.example"]}},
+         "https://a.example", ["https://b.example"]),
+    ],
+)  # fmt: skip
+def test_which_indexes_are_asked_in_which_order(profile, overrides, index, indexes):
+    found = catalog_node.sources(resolve(profile, overrides), ["conda-forge"])
+    assert (found["index_url"], found["fallback_index_urls"]) == (index, indexes)
+
+
+@pytest.mark.parametrize(
+    ("profile", "overrides", "channels", "fallback"),
+    [
+        ("upstream", {}, ["conda-forge"], []),
+        ("depot", {}, ["conda-forge"], []),
+        ("hf_mirror", {}, ["conda-forge"], []),
+        ("tuna", {}, ["conda-forge"], [[f"{CONDA}/conda-forge"]]),
+        ("tuna", {"exclusive": True}, ["conda-forge"], []),
+        (
+            "tuna",
+            {},
+            ["conda-forge", "https://own.example/c"],
+            [[f"{CONDA}/conda-forge", "https://own.example/c"]],
+        ),
+        (
+            "depot",
+            {"conda": {"fallback_aliases": ["https://b.example/conda/"]}},
+            ["conda-forge", "https://own.example/c"],
+            [["https://b.example/conda/conda-forge", "https://own.example/c"]],
+        ),
+    ],
+)
+def test_which_channels_are_asked_when_the_first_are_down(profile, overrides, channels, fallback):
+    assert catalog_node.sources(resolve(profile, overrides), channels)["fallback_channels"] == fallback

@@ -112,7 +112,7 @@ def test_user_overrides_win_entry_by_entry():
         },
     )
     assert resolved["exclusive"] is True
-    assert resolved["pypi"] == {"index_url": "https://site.example/simple", "trusted": []}
+    assert resolved["pypi"] == {"index_url": "https://site.example/simple", "fallback_urls": [], "trusted": []}
     assert resolved["conda"]["custom_channels"] == {"conda-forge": "https://site.example/conda"}
     assert len(resolved["conda"]["default_channels"]) == 2
     assert resolved["rewrite"]["https://repo.anaconda.com/archive/"] == ["https://site.example/a/"]
@@ -142,7 +142,7 @@ def test_unknown_profile_lists_the_names(profile):
     ("overrides", "message"),
     [
         ({"pipy": {}}, r"no entry 'pipy'; known here: .*pypi"),
-        ({"pypi": {"index": "x"}}, r"no entry 'pypi.index'; known here: index_url, trusted"),
+        ({"pypi": {"index": "x"}}, r"no entry 'pypi.index'; known here: fallback_urls, index_url, trusted"),
         ({"pypi": "https://x"}, r"'pypi' is a dict"),
         ({"exclusive": "yes"}, r"'exclusive' is true or false"),
         ({"pypi": {"trusted": 5}}, r"'pypi.trusted' is a list"),
