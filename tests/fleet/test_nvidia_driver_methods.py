@@ -83,7 +83,7 @@ def test_rhel_check_of_a_bare_node_changes_nothing(fleet: Fleet) -> None:
 
 
 def test_rhel_installs_an_exact_version_from_its_stream(fleet: Fleet) -> None:
-    wish = {"version": "580.105.08"}
+    wish: dict[str, Any] = {"version": "580.105.08"}
     drive(fleet, RHEL, **wish)
     versions = dict(line.split() for line in fleet.sh(RHEL, DRIVER_RPMS).splitlines())
     driver = {name: version for name, version in versions.items() if "nvidia" in name}
@@ -133,7 +133,7 @@ def test_rhel_changes_branch_with_its_stream(fleet: Fleet) -> None:
 
 
 def test_rhel_changes_flavour(fleet: Fleet) -> None:
-    wish = {"branch": "580", "flavour": "proprietary"}
+    wish: dict[str, Any] = {"branch": "580", "flavour": "proprietary"}
     drive(fleet, RHEL, **wish)
     assert fleet.sh(RHEL, LICENCE) == "NVIDIA"
     assert fleet.rc(RHEL, "rpm -q kmod-nvidia-open-dkms") != 0

@@ -220,6 +220,7 @@ def cuda(target: Path, work: Path) -> list[Path]:
 
 DKMS = r"""#!/bin/sh
 # FIXTURE: dkms. Lists what is registered; the fixture packages register themselves.
+[ "$1 $2" != "install --force" ] || set -- autoinstall -k "$8"
 if [ "$1" = autoinstall ]; then
     kernel=${3:-$(uname -r)}
     for folder in /var/lib/dkms/nvidia/*/; do
@@ -254,7 +255,7 @@ if [ "$*" = "remove -m nvidia -v $5 --all" ] && [ -d "/var/lib/dkms/nvidia/$5" ]
     rmdir /var/lib/dkms/nvidia 2>/dev/null
     exit 0
 fi
-[ "$1" = status ] || { echo "dkms fixture: only status, add, remove and autoinstall" >&2; exit 1; }
+[ "$1" = status ] || { echo "dkms fixture: only status, add, install --force, remove and autoinstall" >&2; exit 1; }
 for folder in /var/lib/dkms/*/*/; do
     [ -L "${folder%/}" ] && continue
     [ -d "$folder" ] || continue
