@@ -172,14 +172,15 @@ def _build(
         yield _check("kernel-headers", True, f"{what}, as asked for", "")
         return
     present = bool(gpu["kernel"]["headers_present"]) or kernel in node["modules"]
-    ok = present or bool(node["headers_candidate"]) or plan["package_manager"] != "apt"
+    ok = present or bool(node["headers_candidate"])
     newer = gpu["kernel"]["newest_installed"]
+    lists = {"apt": "apt-get update", "dnf": "dnf makecache", "pacman": "pacman -Syu"}[plan["package_manager"]]
     remedy = (
-        f"The package {plan['headers']} is not in the node's package lists. "
+        f"The package {plan['headers']} of this kernel is not in the node's package lists. "
         + (
             f"The newer kernel {newer} is installed: reboot into it, its headers are likelier to be there. "
             if newer and newer != kernel
-            else "Refresh the lists (apt-get update), or reboot into a kernel whose headers the archive still has. "
+            else f"Refresh the lists ({lists}), or reboot into a kernel whose headers the archive still has. "
         )
         + "To build for another kernel, name its headers' package in nvidia_driver_kernel_headers."
     )

@@ -92,8 +92,23 @@ if command -v apt-get >/dev/null && [ -d /etc/apt ]; then
     done
 elif command -v dnf >/dev/null; then
     echo "== headers_candidate"
-    [ -e "/lib/modules/$kernel/build/Makefile" ] && echo installed
+    if [ -e "/lib/modules/$kernel/build/Makefile" ]; then
+        echo installed
+    else # from the metadata that is there; the role fetches it anew when this finds nothing
+        dnf -q -C list "kernel-devel-$kernel" 2>/dev/null | awk '$1 ~ /^kernel-devel\./ {print $2}'
+    fi
     echo "== dnf_modules"
     ls /usr/lib/python3*/site-packages/dnf/cli/commands/module.py /usr/lib/python3/dist-packages/dnf/cli/commands/module.py 2>/dev/null
+elif command -v pacman >/dev/null; then
+    echo "== headers_candidate"
+    # Arch has the headers of one kernel: they help when that is the running one (6.9.3-arch1-1 is 6.9.3.arch1-1 to pacman).
+    if [ -e "/lib/modules/$kernel/build/Makefile" ]; then
+        echo installed
+    else
+        for headers in linux-headers linux-lts-headers linux-zen-headers linux-hardened-headers; do
+            version=$(pacman -Sp --print-format %v "$headers" 2>/dev/null | tail -n 1)
+            [ "$(echo "$version" | tr - .)" = "$(echo "$kernel" | sed 's/-\(lts\|zen\|hardened\)$//' | tr - .)" ] && echo "$version"
+        done
+    fi
 fi
 exit 0

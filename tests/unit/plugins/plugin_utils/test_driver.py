@@ -272,6 +272,25 @@ def test_headers_that_cannot_be_had_stop_the_role_and_name_the_package() -> None
     assert "kernel-headers" not in failing(decide("debian12", there, "== boot\n", branch="535"))
 
 
+@pytest.mark.parametrize(
+    ("where", "package"),
+    [
+        ("rocky9", "kernel-devel-5.14.0-427.13.1.el9_4.x86_64"),
+        ("arch", "linux-headers"),
+        ("ubuntu22", "linux-headers-5.15.0-122-generic"),
+    ],
+)
+def test_headers_are_asked_for_by_every_package_manager(where: str, package: str) -> None:
+    bare = FINE.replace("== headers_candidate\n1\n", "== headers_candidate\n")
+    assert (
+        package
+        in failing(decide(where, gpu(T4), bare, method="nvidia_repo" if where != "arch" else "auto"))["kernel-headers"][
+            "remedy"
+        ]
+    )
+    assert "kernel-headers" not in failing(decide(where, gpu(T4), FINE))
+
+
 def test_the_compiler_is_the_kernels() -> None:
     probe = FINE + "== proc_version\nLinux version 6.5.0-14-generic (x86_64-linux-gnu-gcc-12 (Ubuntu 12.3.0) 12.3.0)\n"
     assert "gcc-12" in decide("ubuntu22", gpu(T4), probe)["build_packages"]
