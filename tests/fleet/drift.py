@@ -23,7 +23,7 @@ class Mutation:
 
 REMOVE_PACKAGE = """
 if command -v dpkg >/dev/null && [ -e /var/lib/dpkg/status ] && dpkg -s {name} >/dev/null 2>&1; then
-  DEBIAN_FRONTEND=noninteractive apt-get -q -y remove {name}
+  DEBIAN_FRONTEND=noninteractive apt-get -q -y --allow-change-held-packages remove {name}
 elif command -v rpm >/dev/null && rpm -q {name} >/dev/null 2>&1; then rpm -e --nodeps {name}
 else pacman -Rdd --noconfirm {name}; fi
 """

@@ -86,6 +86,7 @@ def test_every_item_is_noticed_and_healed(fleet: Fleet, role: str) -> None:
         print(f"round {number}: {label}", flush=True)
         extra = {f"{role}_deep": True} if any(mutation.deep for _item, mutation in changes) else {}
         before: dict[str, list] = {}
+        done: set[str] = set()
         for step in one_round:
             for _item, mutation in step:
                 fleet.sh("n1", mutation.script, check=False)  # one that fails is not noticed
@@ -93,9 +94,10 @@ def test_every_item_is_noticed_and_healed(fleet: Fleet, role: str) -> None:
             missed += [
                 f"{item['key']}: {mutation.what} ({before.get(item['key'], 'as wanted')} before)"
                 for item, mutation in step
-                if seen.get(item["key"], []) == before.get(item["key"], [])
+                if item["key"] not in seen or (item["key"] in done and seen[item["key"]] == before.get(item["key"]))
             ]
             before = seen
+            done |= {item["key"] for item, _mutation in step}
         if role == "llm_model" and fleet.name.endswith(BY_CONDA):
             fleet.role("anaconda", **variables("anaconda"))  # conda lies in the folder that was removed
         healing = fleet.role(role, ok=None, **chosen(fleet, role), **extra)
