@@ -29,6 +29,11 @@ NIGHTLY = bool(os.environ.get("GPUFLEET_NIGHTLY"))
 LONG = os.environ.get("GPUFLEET_LONG", "").split()
 
 
+def long(role: str) -> bool:
+    """Whether the long tests of a role run: at night, and when it has changed."""
+    return NIGHTLY or role in LONG
+
+
 @dataclass
 class Play:
     """A finished playbook run: exit status, output, the recap's numbers per host, and what observe saw."""

@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness import NIGHTLY, Fleet, Play, running
+from harness import Fleet, Play, long, running
 
-pytestmark = pytest.mark.skipif(not NIGHTLY, reason="a driver's whole life on two distributions: GPUFLEET_NIGHTLY=1")
+pytestmark = pytest.mark.skipif(
+    not long("nvidia_driver"),
+    reason="a driver's whole life: GPUFLEET_LONG=nvidia_driver or GPUFLEET_NIGHTLY=1",
+)
 
 RHEL, ARCH = "rhel", "arch"
 COMMON = {
