@@ -162,6 +162,9 @@ def base_files(wheels: list[Path]) -> Files:
                 # conda-lock has renamed conda's own imports; here conda is itself again.
                 if name.endswith(".py"):
                     data = data.replace(b"conda_lock._vendor.conda", b"conda")
+                # What was to go in a version that an installer only says it has must not go.
+                if name == "conda/deprecations.py":
+                    data = data.replace(b"DeprecationHandler(__version__)", b'DeprecationHandler("24.7.1")')
             files[f"{SITE}/{name}"] = data
     return files
 
@@ -170,11 +173,6 @@ def build_installer(installer: Installer, base: Files, python: str) -> bytes:
     """The bytes of an installer: a shell script followed by a tar archive."""
     files = dict(base)
     files[f"{SITE}/conda/_version.py"] = f'__version__ = version = "{installer.conda}"\n'.encode()
-    # What was to go in a version that this one only says it is must not go.
-    deprecations = f"{SITE}/conda/deprecations.py"
-    content = base[deprecations]
-    assert isinstance(content, bytes) and content.count(b"DeprecationHandler(__version__)") == 1
-    files[deprecations] = content.replace(b"DeprecationHandler(__version__)", b'DeprecationHandler("24.7.1")')
     files |= {
         "bin/python": f"-> /usr/bin/{PYLIB}",
         "bin/python3": "-> python",
