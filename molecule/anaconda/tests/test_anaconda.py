@@ -119,6 +119,10 @@ def test_conda_reads_our_condarc(node: Any) -> None:
     assert shown["default_channels"] == []
     assert shown["auto_activate_base"] is False
     assert shown["ssl_verify"] == CA
+    # where the mirror profile sends conda to
+    alias, forge = shown["channel_alias"], shown["custom_channels"]["conda-forge"]
+    assert f"{alias['scheme']}://{alias['location']}" == f"{DEPOT}/conda"
+    assert f"{forge['scheme']}://{forge['location']}/{forge['name']}" == f"{DEPOT}/conda/conda-forge"
 
 
 def test_nothing_is_left_of_the_installation(node: Any) -> None:
@@ -235,6 +239,77 @@ def test_an_ordinary_user_installs_for_himself(node: Any, play: Any) -> None:
         assert max(play(extra).changed.values()) == 0
     finally:
         node.check_output("rm -rf /home/ops/conda /home/ops/conda.*")
+
+
+def test_an_ordinary_user_needs_no_root_at_all(node: Any, around: Around) -> None:
+    """A play without become: nothing is done by sudo, and nothing lies outside the user's home."""
+    installer = around.facts["installers"]["Miniforge3-24.7.1-2-Linux-x86_64.sh"]
+    variables = {"anaconda_prefix": "/home/ops/own", "anaconda_mirror_profile": "depot", "anaconda_version": "24.7.1-2",
+                 "anaconda_sha256": installer["sha256"]}  # fmt: skip
+    play = [{"hosts": around.node, "gather_facts": False, "vars": variables, "roles": ["gpufleet.llm.anaconda"]}]
+    playbook = around.folder / "play.yml"
+    playbook.write_text(yaml.safe_dump(play), encoding="utf-8")
+
+    def run(*more: str) -> str:
+        argv = [sys.executable, "-m", "ansible", "playbook", "-i", around.inventory, str(playbook), *more]
+        done = subprocess.run(argv, env=around.environment, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    became = "journalctl --quiet --identifier sudo | grep -c BECOME[-]SUCCESS; true"  # not this line itself
+    before = int(node.check_output(became))
+    assert before > 0, "sudo of the other plays is in the journal"
+    try:
+        run()
+        assert node.check_output("su ops -s /bin/sh -c '/home/ops/own/bin/conda --version'") == "conda 24.7.1"
+        assert node.check_output("find /home/ops/own ! -user ops | head -n 3") == ""
+        assert "changed=0 " in run()
+        run("-e", "anaconda_state=absent")
+        assert node.check_output("ls -A /home/ops | grep -c own; true") == "0"
+        assert int(node.check_output(became)) == before
+    finally:
+        node.check_output("rm -rf /home/ops/own /home/ops/own.*")
+
+
+def test_terms_of_service_are_accepted_only_when_the_inventory_says_so(node: Any, play: Any, around: Around) -> None:
+    """With the fixture's stand-in for conda's plugin, and channels that have terms."""
+    prefix = "/opt/gpufleet/terms"
+    channels = [f"{DEPOT}/conda/pkgs/main", f"{DEPOT}/conda/pkgs/r"]
+
+    def wanted(version: str, accept: bool) -> dict[str, Any]:
+        installer = around.facts["installers"][f"Miniconda3-{version}-Linux-x86_64.sh"]
+        return {"anaconda_prefix": prefix, "anaconda_profile": False, "anaconda_init_users": [],
+                "anaconda_distribution": "miniconda", "anaconda_version": version, "anaconda_sha256": installer["sha256"],
+                "anaconda_channels": ["defaults"], "anaconda_override_channels": False,
+                "anaconda_accept_tos": accept, "anaconda_tos_channels": channels}  # fmt: skip
+
+    def accepted() -> list[str]:
+        found = node.check_output(f"cat {prefix}/conda-meta/tos/*/*.json 2>/dev/null; true").replace("}{", "}\n{")
+        answers = [json.loads(line) for line in found.splitlines()]
+        return sorted(answer["base_url"] for answer in answers if answer["tos_accepted"])
+
+    use = f"{prefix}/bin/conda create --dry-run --yes --prefix /nowhere idna"
+    try:
+        old = play(wanted("py311_24.7.1-0", True))
+        assert old.rc == 0, f"a conda that knows no terms needs no answer\n{old}"
+        assert node.run(use).rc == 0
+        new = play(wanted("py311_25.3.1-1", False))
+        assert new.rc == 0, new
+        assert node.check_output(f"{prefix}/bin/conda --version") == "conda 25.3.1"
+        assert accepted() == []
+        refused = node.run(use)
+        assert refused.rc != 0 and "Terms of Service have not been accepted" in refused.stderr
+        none = play({**wanted("py311_25.3.1-1", True), "anaconda_tos_channels": [f"{DEPOT}/conda/conda-forge"]})
+        assert none.rc != 0 and "Terms of Service not found for" in none.output, none
+        assert accepted() == []
+        yes = play(wanted("py311_25.3.1-1", True))
+        assert yes.rc == 0 and max(yes.changed.values()) > 0, yes
+        assert accepted() == channels
+        assert node.run(use).rc == 0
+        again = play(wanted("py311_25.3.1-1", True))
+        assert again.rc == 0 and max(again.changed.values()) == 0, again
+    finally:
+        node.check_output(f"rm -rf {prefix} {prefix}.*")
 
 
 # -- artifact ---------------------------------------------------------------------------------------------------------

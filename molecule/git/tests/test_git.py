@@ -86,7 +86,10 @@ def test_a_version_that_nobody_has_is_an_error_in_words(node: Any, play: Callabl
 
 def test_the_version_may_be_a_glob(node: Any, node_name: str, play: Callable[..., Any]) -> None:
     major = node.run("git --version").stdout.split()[2].split(".")[0]
-    assert play({"git_version": f"*{major}.*"}).changed[node_name] == 0 or node.package("git").is_installed
+    fits = play({"git_version": f"*{major}.*"})
+    assert fits.rc == 0 and fits.changed == {node_name: 0}, fits
+    other = play({"git_version": f"*nobody{major}.*"}, "--check")
+    assert other.rc == 0 and other.changed[node_name] > 0, other
 
 
 def test_absent_removes_packages_filters_and_settings(node: Any, node_name: str, play: Callable[..., Any]) -> None:

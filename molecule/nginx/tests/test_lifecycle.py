@@ -17,6 +17,7 @@ OURS = [
     "/etc/apt/sources.list.d/nginx-gpufleet.sources",
     "/etc/apt/preferences.d/nginx-gpufleet",
     "/etc/apt/keyrings/nginx-gpufleet.asc",
+    "/etc/apt/apt.conf.d/90nginx-gpufleet",
     "/etc/yum.repos.d/nginx-gpufleet.repo",
     "/etc/pki/rpm-gpg/RPM-GPG-KEY-nginx-gpufleet",
     "/etc/systemd/system/nginx.service.d/50-gpufleet-hardening.conf",
@@ -25,6 +26,9 @@ OURS = [
     "/etc/nginx/conf.d/gpufleet-chat.conf",
     "/etc/nginx/conf.d/gpufleet-00-maps.conf",
 ]
+KEYS = ("/etc/apt/keyrings/nginx-gpufleet.asc", "/etc/pki/rpm-gpg/RPM-GPG-KEY-nginx-gpufleet")
+# The depot's places of nginx.org's repositories, as package managers and their lists have them
+DEPOT = {"apt": "depot.gpufleet.test/apt/nginx", "dnf": "nginx-gpufleet"}
 
 
 def distribution(node: Any) -> str:
@@ -80,6 +84,39 @@ def test_a_newer_one_is_not_taken_by_itself(node: Any) -> None:
     assert "1001" in node.run("apt-cache policy nginx").stdout
 
 
+def repositories(node: Any) -> str:
+    """What the package manager says of the repositories that it uses."""
+    asked = "apt-cache policy" if distribution(node) in ("debian", "ubuntu") else "dnf -q repolist"
+    return node.check_output(asked)
+
+
+def official_is_known(node: Any) -> bool:
+    """True if the package manager uses the repository of nginx.org."""
+    return DEPOT["apt" if distribution(node) in ("debian", "ubuntu") else "dnf"] in repositories(node)
+
+
+def rpm_keys(node: Any) -> str:
+    """The keys that rpm trusts, with the names of their owners."""
+    return node.run("rpm -q gpg-pubkey --qf '%{SUMMARY}\\n'").stdout
+
+
+def test_the_repository_is_known(node: Any) -> None:
+    """So that the test of its removal looks for the right words."""
+    assert official_is_known(node)
+    if distribution(node) not in ("debian", "ubuntu"):
+        assert "nginx packages" in rpm_keys(node)
+
+
+def test_an_active_module_hides_nothing(node: Any) -> None:
+    if distribution(node) in ("debian", "ubuntu"):
+        pytest.skip("modules are dnf's")
+    # The distribution's nginx is in a module: without this setting dnf sees no other nginx than that.
+    seen = "dnf -q repoquery --available --qf '%{evr}' nginx"
+    assert f"{official(node, '1.24.0')}" in node.check_output(seen)
+    hidden = node.check_output(f"{seen} --setopt=nginx-gpufleet.module_hotfixes=0")
+    assert hidden and ".ngx" not in hidden
+
+
 @pytest.mark.parametrize("version", ["1.28.0", "1.24.0"], ids=["up", "down"])
 def test_the_version_moves_up_and_down(node: Any, node_name: str, play: Callable[..., Any], version: str) -> None:
     step(play, node_name, nginx_version=version)
@@ -103,7 +140,7 @@ def test_hold(node: Any, node_name: str, play: Callable[..., Any]) -> None:
 def test_another_source_and_back(node: Any, node_name: str, play: Callable[..., Any]) -> None:
     step(play, node_name, nginx_source="distribution", nginx_version="")
     assert package(node) != official(node, "1.24.0") and not package(node).endswith(".ngx")
-    assert not any(node.file(path).exists for path in OURS[:5])
+    assert not any(node.file(path).exists for path in OURS[:6])
     assert running(node)
     step(play, node_name)
     assert package(node) == official(node, "1.24.0")
@@ -111,7 +148,7 @@ def test_another_source_and_back(node: Any, node_name: str, play: Callable[..., 
 
 
 def test_a_key_with_another_fingerprint_is_never_trusted(node: Any, node_name: str, play: Callable[..., Any]) -> None:
-    key = next(path for path in (OURS[2], OURS[4]) if node.file(path).exists)
+    key = next(path for path in KEYS if node.file(path).exists)
     node.run("rm %s", key)
     failed = play({"nginx_key_fingerprints": ["0123456789ABCDEF0123456789ABCDEF01234567"]})
     assert failed.rc != 0
@@ -121,6 +158,23 @@ def test_a_key_with_another_fingerprint_is_never_trusted(node: Any, node_name: s
     step(play, node_name)
 
 
+def test_a_mirror_with_an_authority_of_its_own(node: Any, node_name: str, play: Callable[..., Any]) -> None:
+    """The profile's ca_path is enough: for the key, and for the package manager."""
+    anchor = "/usr/local/share/ca-certificates/gpufleet-depot.crt"
+    key = KEYS[0 if distribution(node) in ("debian", "ubuntu") else 1]
+    node.check_output(f"mv {anchor} /etc/site-ca.pem && update-ca-certificates --fresh")
+    try:
+        node.check_output(f"rm -f {key} {OURS[3]}")
+        failed = play({"nginx_version": "1.28.0"})
+        assert failed.rc != 0 and "CERTIFICATE_VERIFY_FAILED" in failed.output, failed
+        step(play, node_name, nginx_version="1.28.0", nginx_mirror_overrides={"ca_path": "/etc/site-ca.pem"})
+        assert package(node) == official(node, "1.28.0")
+    finally:
+        node.check_output(f"mv /etc/site-ca.pem {anchor} && update-ca-certificates --fresh")
+    step(play, node_name)
+    assert package(node) == official(node, "1.24.0")
+
+
 def test_gone_is_gone(node: Any, node_name: str, play: Callable[..., Any]) -> None:
     step(play, node_name, nginx_state="absent")
     assert not node.package("nginx").is_installed
@@ -128,6 +182,8 @@ def test_gone_is_gone(node: Any, node_name: str, play: Callable[..., Any]) -> No
     assert node.run("systemctl is-active nginx").stdout.strip() != "active"
     if distribution(node) in ("debian", "ubuntu"):
         assert node.run("apt-get update").rc == 0
-        assert "nginx.org" not in node.run("apt-cache policy").stdout
+    else:
+        assert "nginx packages" not in rpm_keys(node)
+    assert not official_is_known(node)
     step(play, node_name)
     assert running(node)

@@ -30,6 +30,9 @@ EXTRA = FLEET_DIR / "depot" / "extra.lock"  # a second version of a few packages
 PYLIB = "python3.11"
 SITE = f"lib/{PYLIB}/site-packages"
 MTIME = 1_700_000_000
+# The installers that have the plugin for terms of service (a stand-in), as the real ones of 2025 do
+WITH_TERMS = {"Miniconda3-py311_25.3.1-1-Linux-x86_64.sh"}
+TOS = "conda_anaconda_tos_stand_in"
 # What of the lock only the channel needs, or nobody.
 NOT_IN_BASE = {"wheel"}
 
@@ -56,15 +59,25 @@ INSTALLERS = (
     Installer("Anaconda3", "2023.09-0", "23.7.4", ("defaults",)),
     Installer("Anaconda3", "2024.10-1", "24.9.2", ("defaults",)),
 )
-# Channel folders: conda-forge by name, and Anaconda's `defaults`.
+# Channel folders: conda-forge by name, and Anaconda's `defaults`, which have terms.
 CHANNELS = ("conda-forge", "pkgs/main", "pkgs/r")
+TERMS = {
+    "version": "2025-07-15T00:00:00Z",
+    "text": "Terms of a channel of the gpufleet.llm test fleet; they mean nothing.\n",
+    "support": "https://depot.gpufleet.test/",
+}
 
 Files = dict[str, "bytes | str"]  # path → content, or "-> target" for a link
 
 
 def inputs() -> list[Path]:
     """What the installers and the channel depend on."""
-    return [Path(__file__), LOCK, EXTRA, CONDA_DIR / "conda.sh", CONDA_DIR / "installer.sh"]
+    return [
+        Path(__file__),
+        LOCK,
+        EXTRA,
+        *(CONDA_DIR / name for name in ("conda.sh", "installer.sh", "tos_stand_in.py")),
+    ]
 
 
 def stage(folder: Path) -> None:
@@ -96,6 +109,8 @@ def stage(folder: Path) -> None:
     ]
     for channel in CHANNELS:
         write_channel(folder / "conda" / channel, packages)
+        if channel.startswith("pkgs/"):
+            (folder / "conda" / channel / "terms.json").write_bytes(_json(TERMS))
     for wheel in wheels.glob("*"):
         wheel.unlink()
     wheels.rmdir()
@@ -147,6 +162,9 @@ def base_files(wheels: list[Path]) -> Files:
                 # conda-lock has renamed conda's own imports; here conda is itself again.
                 if name.endswith(".py"):
                     data = data.replace(b"conda_lock._vendor.conda", b"conda")
+                # What was to go in a version that an installer only says it has must not go.
+                if name == "conda/deprecations.py":
+                    data = data.replace(b"DeprecationHandler(__version__)", b'DeprecationHandler("24.7.1")')
             files[f"{SITE}/{name}"] = data
     return files
 
@@ -175,7 +193,11 @@ def build_installer(installer: Installer, base: Files, python: str) -> bytes:
         ".condarc": ("channels:\n" + "".join(f"  - {name}\n" for name in installer.channels)).encode(),
         "conda-meta/history": b"==> 2023-11-14 22:13:20 <==\n# cmd: constructor\n",
     }
-    for record in (_meta("conda", installer.conda, "py311_0", files), _meta("python", python, "0_fixture", {})):
+    records = [_meta("conda", installer.conda, "py311_0", files), _meta("python", python, "0_fixture", {})]
+    if installer.file in WITH_TERMS:
+        files |= terms_plugin()
+        records.append(_meta("conda-anaconda-tos", "0.2.2", "stand_in_0", {}))
+    for record in records:
         files[f"conda-meta/{record['name']}-{record['version']}-{record['build']}.json"] = _json(record)
     script = (CONDA_DIR / "installer.sh").read_text(encoding="utf-8")
     values = {
@@ -188,6 +210,18 @@ def build_installer(installer: Installer, base: Files, python: str) -> bytes:
     for key, value in values.items():
         script = script.replace(key, value)
     return script.encode() + _tar(files)
+
+
+def terms_plugin() -> Files:
+    """The stand-in for conda-anaconda-tos, which conda finds by its entry point."""
+    info = f"{SITE}/{TOS}-0.2.2.dist-info"
+    return {
+        f"{SITE}/{TOS}.py": (CONDA_DIR / "tos_stand_in.py").read_bytes(),
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {TOS.replace('_', '-')}\nVersion: 0.2.2\n".encode(),
+        f"{info}/INSTALLER": b"conda\n",
+        f"{info}/RECORD": f"{TOS}.py,,\n".encode(),
+        f"{info}/entry_points.txt": f"[conda]\n{TOS} = {TOS}\n".encode(),
+    }
 
 
 def _meta(name: str, version: str, build: str, files: Files) -> dict[str, Any]:

@@ -227,6 +227,40 @@ NGINX_RPM = {
     'if [ "$1" -ge 1 ] && [ -d /run/systemd/system ]; then systemctl try-restart nginx.service; fi',
 }
 
+# The distribution's nginx is in a module whose stream is active (as it is by default in RHEL 8, and in RHEL 9 once somebody
+# enables one): dnf then hides every other repository's nginx, unless that says module_hotfixes.
+MODULE = """---
+document: modulemd-defaults
+version: 1
+data:
+  module: nginx
+  stream: "{stream}"
+  profiles:
+    "{stream}": [common]
+...
+---
+document: modulemd
+version: 2
+data:
+  name: nginx
+  stream: "{stream}"
+  version: 20231114221320
+  context: f1x7u5e0
+  arch: x86_64
+  summary: nginx webserver
+  description: A fixture
+  license:
+    module: [MIT]
+  dependencies: []
+  profiles:
+    common:
+      rpms: [nginx]
+  artifacts:
+    rpms:
+    - {package}
+...
+"""
+
 
 # --- pacman ----------------------------------------------------------------------------------------------------------
 
@@ -308,6 +342,9 @@ def main(out: Path) -> None:
         run("rpmsign", *flags, "--addsign", str(package))
     for folder in (base, official):
         run("createrepo_c", "--quiet", str(folder))
+    modules = work / "modules.yaml"
+    modules.write_text(MODULE.format(stream=real.rpartition(".")[0], package=f"nginx-0:{real}-1.el9.x86_64"))
+    run("modifyrepo_c", "--mdtype=modules", "--no-compress", str(modules), str(base / "repodata"))
 
     repository = out / "pacman/base/x86_64"
     pacman_package(repository, git, "git", f"{versions['git']}-1", "the fast distributed version control system")
