@@ -14,11 +14,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Mutation:
-    """What is done, and the root shell script that does it; C(deep): only a deep look can notice it."""
+    """What is done, and the root shell script that does it; C(deep): only a deep look can notice it; C(last): it takes others away."""
 
     what: str
     script: str
     deep: bool = False
+    last: bool = False
 
 
 REMOVE_PACKAGE = """
@@ -60,7 +61,7 @@ def _package(after: dict[str, Any], name: str) -> list[Mutation]:
         found.append(
             Mutation("the hold is another", f"apt-mark {'unhold' if after['hold'] else 'hold'} {name} >/dev/null")
         )
-    return [*found, Mutation("the package is removed", REMOVE_PACKAGE.format(name=name))]
+    return [*found, Mutation("the package is removed", REMOVE_PACKAGE.format(name=name), last=True)]
 
 
 def _file(item: dict[str, Any], path: str) -> list[Mutation]:
@@ -241,17 +242,18 @@ def rounds(role: str, items: list[dict[str, Any]], alone: bool) -> list[list[lis
         return [[[change]] for change in found]
     small: dict[int, list[Change]] = {}
     large: list[list[Change]] = []
+    last: list[list[Change]] = []
     deep: list[list[Change]] = []
     for item in items:
         for number, mutation in enumerate(mutations(item)):
             if beside_others(item):
                 small.setdefault(number, []).append((item, mutation))
             else:
-                (deep if mutation.deep else large).append([(item, mutation)])
+                (deep if mutation.deep else last if mutation.last else large).append([(item, mutation)])
     together = [[small[number]] for number in sorted(small)]
     if role in IN_TURN:
-        return together + [[step] for step in large + deep]
-    return together + [steps for steps in (large, deep) if steps]
+        return together + [[step] for step in large + last + deep]
+    return together + [steps for steps in (large + last, deep) if steps]
 
 
 @dataclass(frozen=True)
