@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Mutation:
-    """What is done, and the root shell script that does it; C(deep): only a deep look can notice it; C(last): it takes others away."""
+    """What is done, by which root shell script; C(deep): only a deep look can notice it; C(last): it takes others away."""
 
     what: str
     script: str
