@@ -204,6 +204,7 @@ def test_a_node_that_cannot_be_reached_is_unreachable_and_not_one_that_has_to_ru
 
 def test_every_role_of_the_collection_is_read_before_the_workers_are_forked() -> None:
     survey.read.cache_clear()
+    survey.load_roles.cache_clear()
     names = survey.load_roles()
     assert {"git", "anaconda", "nginx", "nvidia_driver", "cuda", "llm_model"} == set(names)
     before = survey.read.cache_info().misses
