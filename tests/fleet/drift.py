@@ -90,7 +90,7 @@ def _directory(item: dict[str, Any], path: str) -> list[Mutation]:
         found.append(Mutation("its owner is changed", f"chown 12345 {path}"))
     if "group" in after:
         found.append(Mutation("its group is changed", f"chgrp 12345 {path}"))
-    return found or [Mutation("it is removed", f"rm -rf {path}")]
+    return found or [Mutation("it is removed", f"rm -rf {path}", last=True)]
 
 
 def _unit(item: dict[str, Any], name: str) -> list[Mutation]:
@@ -235,7 +235,7 @@ def rounds(role: str, items: list[dict[str, Any]], alone: bool) -> list[list[lis
 
     C(alone) makes a round of each change. Otherwise the first changes of all items that are C(beside_others) make one round, the
     second ones another, and so on. The rest is changed one by one, and in roles of C(IN_TURN) healed one by one, else together;
-    what only a deep look can notice comes apart from what any look does.
+    what takes others away comes apart from that, and so does what only a deep look can notice.
     """
     found = [(item, mutation) for item in items for mutation in mutations(item)]
     if alone:
@@ -253,7 +253,7 @@ def rounds(role: str, items: list[dict[str, Any]], alone: bool) -> list[list[lis
     together = [[small[number]] for number in sorted(small)]
     if role in IN_TURN:
         return together + [[step] for step in large + last + deep]
-    return together + [steps for steps in (large + last, deep) if steps]
+    return together + [steps for steps in (large, last, deep) if steps]
 
 
 @dataclass(frozen=True)
