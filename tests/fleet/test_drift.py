@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Whatever a role manages is changed by hand, and the next run notices it and heals it.
 
-By default what can be changed together is changed together (C(drift.rounds) says what); anaconda and cuda then on Debian 12
-alone, and cuda, which takes the longest, only when C(tools/test) finds that it has changed. With GPUFLEET_NIGHTLY=1 every change
+By default what can be changed together is changed together (C(drift.rounds) says what); anaconda, llm_model and cuda then on Debian
+12 alone, and cuda, which takes the longest, only when C(tools/test) finds that it has changed. With GPUFLEET_NIGHTLY=1 every change
 alone, of all roles on all distributions.
 """
 
@@ -22,7 +22,9 @@ IMAGES = [
     for platform in vars_of(".config/molecule/platforms.yml")["platforms"]
     if (platform["name"] in CHOSEN if CHOSEN != [""] else NIGHTLY or platform["name"] == "debian12")
 ]
-CASES = [(image, role) for image in IMAGES for role in ROLES if NIGHTLY or role not in IN_TURN or image == "debian12"]
+# By day on Debian 12 alone: minutes each
+SLOW = (*IN_TURN, "llm_model")
+CASES = [(image, role) for image in IMAGES for role in ROLES if NIGHTLY or role not in SLOW or image == "debian12"]
 REFUSED = [(image, refusal) for image in IMAGES for refusal in REFUSALS if (image, refusal.role) in CASES]
 
 
