@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Whatever a role manages is changed by hand, and the next run notices it and heals it.
 
-By default what can be changed together is changed together (C(drift.rounds) says what); anaconda, llm_model and cuda then on Debian
-12 alone, and cuda, which takes the longest, only when C(tools/test) finds that it has changed. With GPUFLEET_NIGHTLY=1 every change
-alone, of all roles on all distributions.
+By default what can be changed together is changed together (C(drift.rounds) says what); anaconda, llm_model and cuda then on
+Debian 12 alone, and cuda, which takes the longest, only when C(tools/test) finds that it has changed. With GPUFLEET_NIGHTLY=1
+every change alone, of all roles on all distributions.
 """
 
 from __future__ import annotations
