@@ -26,7 +26,7 @@ BRANCH = {D12: "535", D13: "550"}
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    with running("driver-real", {D12: "debian12:t4-nodriver", D13: "debian13:t4-nodriver"}, depot=False) as fleet:
+    with running("driver-real", {D12: "debian12:t4-nodriver", D13: "debian13:t4-nodriver"}, depot=True) as fleet:
         # Debian 13's headers depend on their kernel, which a real node has and a container has not.
         fleet.sh(
             D13, "apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y linux-image-cloud-amd64"
@@ -64,6 +64,32 @@ def test_installed_built_and_settled(fleet: Fleet, bare: dict[str, set[str]], no
     assert version.startswith(BRANCH[node])
     again = drive(fleet, node)
     assert again.changed(node) == 0 and not again.drift(node), str(again)
+
+
+NVIDIA_REPOSITORY = {
+    "method": "nvidia_repo",
+    "branch": "580",
+    "mirror_profile": "depot",
+    "repo_key_url": "https://developer.download.nvidia.com/compute/cuda/repos/debian13/x86_64/3bf863cc.pub",
+}
+
+
+def test_debian_13_changes_to_nvidias_repository_and_back(fleet: Fleet) -> None:
+    """The depot's driver, whose module is small and is built for real, too, takes Debian's place, and gives it back."""
+    fleet.sh(D13, "mkdir -p /etc/gpufleet-fixture; ls /lib/modules | grep cloud > /etc/gpufleet-fixture/kernel")
+    refused = drive(fleet, D13, ok=False, **NVIDIA_REPOSITORY)
+    assert "nvidia_driver_switch_method" in refused.output, str(refused)
+    assert built(fleet, D13), "and it is still there"
+    drive(fleet, D13, **NVIDIA_REPOSITORY, switch_method=True)
+    assert set(built(fleet, D13).values()) == {"580.126.20"}
+    assert fleet.rc(D13, "test -e /etc/apt/sources.list.d/gpufleet-nvidia-driver.sources") != 0
+    again = drive(fleet, D13, **NVIDIA_REPOSITORY)
+    assert again.changed(D13) == 0 and not again.drift(D13), str(again)
+    drive(fleet, D13, switch_method=True)
+    (version,) = built(fleet, D13).values()
+    assert version.startswith(BRANCH[D13])
+    assert fleet.rc(D13, "test -e /etc/apt/sources.list.d/gpufleet-nvidia.sources") != 0
+    assert drive(fleet, D13).changed(D13) == 0
 
 
 def test_a_version_that_does_not_build_says_why_and_the_next_run_heals(fleet: Fleet) -> None:
