@@ -199,6 +199,14 @@ def test_apt_that_was_killed_in_a_removal_is_healed(fleet: Fleet) -> None:
     drive(fleet, UBUNTU)
 
 
+def test_a_driver_goes_only_when_the_other_can_be_had(fleet: Fleet) -> None:
+    """With all consent, but without the archive's component in which the driver is."""
+    before = driver(fleet, UBUNTU)
+    refused = drive(fleet, UBUNTU, ok=False, method="distribution", switch_method=True)
+    assert "nvidia-utils-580-server" in refused.output, str(refused)
+    assert driver(fleet, UBUNTU) == before and fleet.sh(UBUNTU, MODULE) == "580.126.20"
+
+
 def test_another_method_needs_consent(fleet: Fleet) -> None:
     fleet.sh(UBUNTU, f"echo '{RESTRICTED}' > /etc/apt/sources.list.d/restricted.list")
     before = fleet.tree(UBUNTU)
