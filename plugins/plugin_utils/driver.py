@@ -348,6 +348,9 @@ def _install(
     )
     forgotten = [driver_files.DEBIAN_SOURCE, *(forgotten if method != "nvidia_repo" else [])]
     plan["items"] += [{"kind": "absent", "path": path} for path in forgotten if path not in wanted]
+    if foreign:
+        # Also where it is the same version: library and module are as wanted, but not by whom.
+        plan["items"].append({"kind": "command", "key": "library:method", "argv": ["/bin/false"]})
     return plan
 
 

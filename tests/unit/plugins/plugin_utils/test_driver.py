@@ -633,6 +633,21 @@ def test_the_repository_of_another_method_goes(where: str, more: dict[str, Any],
     assert not {"gpufleet-nvidia.sources", "gpufleet-nvidia.repo"} & kept
 
 
+def test_a_driver_of_another_method_is_never_as_wanted() -> None:
+    """Also in the same version: the library and the module alone would look as wanted."""
+    probe = FINE + "== packages\nii libnvidia-compute-580 580.126.20-1ubuntu1\n"
+    wish: dict[str, Any] = {"version": "580.126.20", "switch_method": True}
+
+    def keys(**more: Any) -> set[str]:
+        looks = decide(
+            "ubuntu22", gpu(T4, driver={**INSTALLED, "library_version": "580.126.20"}), probe, **wish, **more
+        )
+        return {str(i.get("key")) for i in looks["items"]}
+
+    assert "library:method" in keys(method="runfile", runfile_sha256="0" * 64)
+    assert "library:method" not in keys(method="nvidia_repo")
+
+
 def test_nouveau_that_is_loaded_and_left_stops_the_role() -> None:
     facts = gpu(T4, kernel={"nouveau_loaded": True})
     found = failing(decide("ubuntu22", facts, nouveau="leave"))["nouveau"]
