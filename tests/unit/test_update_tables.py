@@ -532,3 +532,18 @@ def test_a_source_that_does_not_exist_is_refused(argument: str) -> None:
     with pytest.raises(SystemExit) as caught:
         update_tables.main(["all", argument])
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("reader", "name"),
+    [("update_variants", "torch"), ("update_support_matrix", "torch"), ("update_toolkits", "toolkits"),
+     ("update_chips", "chips"), ("update_runfiles", "cuda"), ("update_cudnn", "cuda")],
+)  # fmt: skip
+def test_a_page_in_another_layout_does_not_pass_for_nothing_new(reader: str, name: str) -> None:
+    for page in (
+        "",
+        "<html><body>moved</body></html>",
+        "For Release 2.16 PyTorch supports following CUDA Architectures:\n",
+    ):
+        with pytest.raises(update_tables.SourceError):
+            getattr(update_tables, reader)(committed(name), page)
