@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +128,18 @@ def test_e5_of_a_cudnn_without_its_parts(which: str, bare_venv: Path, nvidia_whe
 # -------------------------------------------------------------------------------------------------------------- E6, E8
 
 
-@pytest.fixture(scope="session")
-def userland() -> Path:
+@pytest.fixture
+def userland() -> Iterator[Path]:
     """Debian's real nvidia-smi and libnvidia-ml, of a driver whose kernel module is not there."""
     try:
-        return Path(cached_env().nvidia_userland())
+        found = Path(cached_env().nvidia_userland())
     except (subprocess.CalledProcessError, OSError) as exc:
         pytest.skip(f"Debian's nvidia-smi cannot be had here: {exc} {getattr(exc, 'stderr', '')}")
+    before = set(Path("/dev").glob("nvidia*"))
+    yield found
+    # For root, NVML makes its device file before it finds that there is no module.
+    for path in set(Path("/dev").glob("nvidia*")) - before:
+        path.unlink()
 
 
 @without_card
