@@ -341,6 +341,13 @@ def _install(
     plan["reboot_wanted"] = driver["loaded"] and driver["versions_match"] is False
     plan["preflight"] = driver_preflight.checks(plan, settings, system, gpu, node, cards, row)
     plan["items"] = items(plan, settings, gpu)
+    # The repository of another method would offer the same packages in other versions: it goes, unless the role cuda uses it.
+    wanted = {source["path"] for source in plan["sources"]}
+    forgotten = (
+        [] if node["cuda_repository"] else [p for places in nvidia_repository.PATHS.values() for p in places.values()]
+    )
+    forgotten = [driver_files.DEBIAN_SOURCE, *(forgotten if method != "nvidia_repo" else [])]
+    plan["items"] += [{"kind": "absent", "path": path} for path in forgotten if path not in wanted]
     return plan
 
 

@@ -25,6 +25,7 @@ LISTS = (
     "recorded",
     "cuda_repository",
     "dpkg_updates",
+    "build_missing",
 )
 WORDS = (
     "uninstaller", "display", "container", "machine_id", "headers_candidate", "proc_version", "tmp_noexec",

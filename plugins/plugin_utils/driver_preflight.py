@@ -162,6 +162,17 @@ def _build(
 ) -> Iterator[Check]:
     if not plan["build"]:
         return
+    lists = {"apt": "apt-get update", "dnf": "dnf makecache", "pacman": "pacman -Syu"}[plan["package_manager"]]
+    lacking = [name for name in plan["build_packages"] if name in node["build_missing"]]
+    yield _check(
+        "build-tools",
+        not lacking,
+        f"the modules are built on the node, and {', '.join(lacking)} can neither be found nor be had"
+        if lacking
+        else "compiler and build tools are there or can be had",
+        f"Refresh the lists ({lists}), or enable the repository that has them; pins and excludes can hide them. Without a "
+        "compiler: nvidia_driver_secure_boot: signed, where the source has modules that are built already.",
+    )
     kernel = system["kernel"]
     if settings["kernel_headers"] != "auto":
         what = (
@@ -174,7 +185,6 @@ def _build(
     present = bool(gpu["kernel"]["headers_present"]) or kernel in node["modules"]
     ok = present or bool(node["headers_candidate"])
     newer = gpu["kernel"]["newest_installed"]
-    lists = {"apt": "apt-get update", "dnf": "dnf makecache", "pacman": "pacman -Syu"}[plan["package_manager"]]
     remedy = (
         f"The package {plan['headers']} of this kernel is not in the node's package lists. "
         + (

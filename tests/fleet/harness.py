@@ -114,6 +114,15 @@ class Fleet:
         """Exit status of a root shell script in a node."""
         return self._tool("exec", "--name", self.name, node, "--", "sh", "-c", script, check=False).returncode
 
+    def tree(self, node: str) -> str:
+        """All files below the folders that a driver touches, with their sizes and times, and the packages."""
+        return self.sh(
+            node,
+            "{ dpkg-query -W || pacman -Q || rpm -qa | sort; } 2>/dev/null; "
+            "find /etc /usr /boot /lib/modules /var/lib/dkms -xdev '(' -type f -o -type l ')' "
+            "-not -path '*/__pycache__/*' -printf '%p %s %T@\\n' 2>/dev/null | sort",
+        )
+
     def depot_log(self) -> list[dict[str, Any]]:
         """The depot's access log."""
         return [
@@ -177,6 +186,30 @@ class Fleet:
     def role(self, role: str, *args: str, ok: bool | None = True, **variables: Any) -> Play:
         """Run one role on the fleet's nodes."""
         return self.play("role.yml", *args, ok=ok, role=role, **variables)
+
+
+# Waits until a fixture package's script reads the name of the kernel, then kills the package manager with all that it started,
+# as a power failure does: a pipe is where that file would be (tests/fleet/depot/README.md).
+KILLER = r"""
+fifo=/etc/gpufleet-fixture/kernel
+mkdir -p "${fifo%/*}"; rm -f "$fifo" /run/gpufleet-killed; mkfifo "$fifo"
+cat > /run/gpufleet-killer <<'EOF'
+tree() { echo "$1"; for child in $(pgrep -P "$1"); do tree "$child"; done; }
+exec 3> "$1"
+kill -9 $(for started in $(pgrep -x 'apt-get|dnf|dnf-3|pacman'); do tree "$started"; done)
+rm -f "$1"
+touch /run/gpufleet-killed
+EOF
+setsid sh /run/gpufleet-killer "$fifo" > /dev/null 2>&1 < /dev/null &
+"""
+
+
+@contextlib.contextmanager
+def interrupted(fleet: Fleet, node: str) -> Iterator[None]:
+    """Inside the block the node's package manager is killed while a driver package's script runs."""
+    fleet.sh(node, KILLER)
+    yield
+    wait_for("the package manager is killed", lambda: fleet.rc(node, "test -e /run/gpufleet-killed") == 0, 10)
 
 
 def vars_of(*paths: str) -> dict[str, Any]:

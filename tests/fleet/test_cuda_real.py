@@ -31,5 +31,5 @@ def test_debians_toolkit_compiles_and_goes(image: str) -> None:
         assert f"release {RELEASES[image]}," in fleet.sh("n1", "nvcc --version")
         assert fleet.rc("n1", "ls /usr/src/nvidia* /etc/profile.d/gpufleet-cuda.sh") != 0
         fleet.role("cuda", cuda_toolkits=toolkits, cuda_state="absent")
-        left = set(fleet.sh("n1", "dpkg-query -W -f '${Package}\\n'").split()) - before
-        assert [name for name in left if "cuda" in name or "nvidia" in name] == []
+        # also what something else on the node merely suggests, as python3 packages do with a compiler
+        assert set(fleet.sh("n1", "dpkg-query -W -f '${Package}\\n'").split()) == before

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness import Fleet, Play, long, running
+from harness import Fleet, Play, interrupted, long, running
 
 pytestmark = pytest.mark.skipif(
     not long("nvidia_driver"),
@@ -70,24 +70,37 @@ def fixture_file(fleet: Fleet, node: str, name: str, there: bool = True) -> None
     fleet.sh(node, f"mkdir -p /etc/gpufleet-fixture; touch {path}" if there else f"rm -f {path}")
 
 
-def tree_of(fleet: Fleet, node: str) -> str:
-    """All files below the folders that a driver touches."""
-    return fleet.sh(node, "find /etc /usr /lib/modules /var/lib/dkms -type f -o -type l 2>/dev/null | sort")
+# In the place of dracut and mkinitcpio, which would want a kernel of the node's own: what the system would read of modprobe's
+# settings when it boots, and the arguments.
+INITRAMFS_STAND_IN = r"""#!/bin/sh
+{ echo "by STAND_IN $*"; cat /etc/modprobe.d/*.conf 2>/dev/null; } > /boot/initramfs-stand-in.img
+"""
+IMAGE = "cat /boot/initramfs-stand-in.img 2>/dev/null; true"
+
+
+def initramfs_tool(fleet: Fleet, node: str, name: str) -> None:
+    """Give a node a kernel in /boot and the tool that makes its initramfs."""
+    script = INITRAMFS_STAND_IN.replace("STAND_IN", name)
+    fleet.sh(node, f"cat > /usr/local/bin/{name} <<'EOF'\n{script}EOF\nchmod 755 /usr/local/bin/{name}")
+    fleet.sh(node, "mkdir -p /boot; echo kernel > /boot/vmlinuz-stand-in")
 
 
 # -- RHEL family -----------------------------------------------------------------------------------------------------------
 
 
 def test_rhel_check_of_a_bare_node_changes_nothing(fleet: Fleet) -> None:
-    before = tree_of(fleet, RHEL)
+    before = fleet.tree(RHEL)
     play = drive(fleet, RHEL, "--check")
     assert play.drift(RHEL)
-    assert tree_of(fleet, RHEL) == before
+    assert fleet.tree(RHEL) == before
 
 
 def test_rhel_installs_an_exact_version_from_its_stream(fleet: Fleet) -> None:
     wish: dict[str, Any] = {"version": "580.105.08"}
+    initramfs_tool(fleet, RHEL, "dracut")
     drive(fleet, RHEL, **wish)
+    image = fleet.sh(RHEL, IMAGE)
+    assert image.startswith("by dracut --regenerate-all --force") and "blacklist nouveau" in image
     versions = dict(line.split() for line in fleet.sh(RHEL, DRIVER_RPMS).splitlines())
     driver = {name: version for name, version in versions.items() if "nvidia" in name}
     assert set(driver.values()) == {"580.105.08"}, driver
@@ -156,12 +169,24 @@ def test_rhel_a_module_that_does_not_build_is_said_and_healed(fleet: Fleet) -> N
     settled(fleet, RHEL, version="580.105.08")
 
 
+def test_rhel_dnf_that_was_killed_is_healed(fleet: Fleet) -> None:
+    """Killed while a package's script runs: rpm has some packages in both versions, the module is the old one."""
+    with interrupted(fleet, RHEL):
+        drive(fleet, RHEL, ok=False, version="580.126.20")
+    assert fleet.sh(RHEL, "rpm -qa --qf '%{NAME}\\n' '*nvidia*' | sort | uniq -d")
+    drive(fleet, RHEL, version="580.126.20")
+    assert fleet.sh(RHEL, "rpm -qa --qf '%{NAME}\\n' '*nvidia*' | sort | uniq -d") == ""
+    assert {line.split()[1] for line in fleet.sh(RHEL, DRIVER_RPMS).splitlines()} == {"580.126.20"}
+    assert fleet.sh(RHEL, MODULE) == "580.126.20"
+    settled(fleet, RHEL, version="580.126.20")
+
+
 def test_rhel_another_method_needs_consent(fleet: Fleet) -> None:
     wish = runfile(fleet, "580.126.20")
-    before = tree_of(fleet, RHEL)
+    before = fleet.tree(RHEL)
     refused = drive(fleet, RHEL, ok=False, **wish)
     assert "nvidia_driver_switch_method" in refused.output, str(refused)
-    assert tree_of(fleet, RHEL) == before
+    assert fleet.tree(RHEL) == before
 
 
 def test_rhel_switches_to_the_runfile_and_back(fleet: Fleet) -> None:
@@ -195,7 +220,8 @@ def test_rhel_removal_leaves_the_repository_to_the_role_cuda(fleet: Fleet) -> No
 
 
 def test_rhel_removal_leaves_nothing(fleet: Fleet) -> None:
-    drive(fleet, RHEL, state="absent")
+    drive(fleet, RHEL, state="absent", nouveau_back=True)
+    assert "blacklist nouveau" not in fleet.sh(RHEL, IMAGE), "nouveau is back in the initramfs, too"
     assert fleet.sh(RHEL, "rpm -qa '*nvidia*' dkms gcc epel-release") == ""
     assert fleet.sh(RHEL, "find /lib/modules -name 'nvidia*'; ls /var/lib/dkms 2>/dev/null") == ""
     assert (
@@ -225,9 +251,26 @@ def repository_state(fleet: Fleet, state: str) -> None:
     )
 
 
+def test_arch_check_of_a_bare_node_changes_nothing(fleet: Fleet) -> None:
+    before = fleet.tree(ARCH)
+    play = drive(fleet, ARCH, "--check", "--diff")
+    assert "package:nvidia-open-dkms" in play.drift(ARCH)
+    assert fleet.tree(ARCH) == before
+
+
+def test_arch_has_no_repository_of_nvidias(fleet: Fleet) -> None:
+    before = fleet.tree(ARCH)
+    refused = drive(fleet, ARCH, ok=False, method="nvidia_repo")
+    assert "no package repository for Archlinux" in refused.output and "nvidia_driver_method: runfile" in refused.output
+    assert fleet.tree(ARCH) == before
+
+
 def test_arch_installs_what_the_repository_has(fleet: Fleet) -> None:
     repository_state(fleet, "arch-before")
+    initramfs_tool(fleet, ARCH, "mkinitcpio")
     drive(fleet, ARCH)
+    image = fleet.sh(ARCH, IMAGE)
+    assert image.startswith("by mkinitcpio -P") and "blacklist nouveau" in image
     assert (
         fleet.sh(ARCH, "pacman -Q nvidia-open-dkms nvidia-utils")
         == "nvidia-open-dkms 590.44.01-1\nnvidia-utils 590.44.01-1"
@@ -264,6 +307,60 @@ def test_arch_a_version_that_is_nowhere_is_refused(fleet: Fleet) -> None:
     refused = drive(fleet, ARCH, ok=False, version="580.95.05")
     assert "590.48.01" in refused.output
     assert fleet.sh(ARCH, MODULE) == "590.44.01"
+
+
+PACMAN_LOCK = "/var/lib/pacman/db.lck"
+
+
+def test_arch_pacman_that_was_killed_is_healed(fleet: Fleet) -> None:
+    """Killed while a package's script runs: the packages are the new ones, the module is the old one, the lock is still there."""
+    with interrupted(fleet, ARCH):
+        drive(fleet, ARCH, ok=False, version="590.48.01")
+    assert fleet.rc(ARCH, f"test -e {PACMAN_LOCK}") == 0
+    drive(fleet, ARCH, version="590.48.01")
+    assert fleet.rc(ARCH, f"test -e {PACMAN_LOCK}") != 0
+    assert fleet.sh(ARCH, MODULE) == "590.48.01"
+    settled(fleet, ARCH, version="590.48.01")
+
+
+def test_arch_pacman_that_was_killed_between_files_and_database_is_healed(fleet: Fleet) -> None:
+    """It lays the files down before it writes whose they are."""
+    fleet.sh(
+        ARCH,
+        f"rm /var/lib/pacman/local/nvidia-utils-*/desc /var/lib/pacman/local/nvidia-utils-*/files; : > {PACMAN_LOCK}",
+    )
+    drive(fleet, ARCH, version="590.48.01")
+    assert fleet.sh(ARCH, "pacman -Q nvidia-utils") == "nvidia-utils 590.48.01-1"
+    assert fleet.sh(ARCH, "pacman -Qo /usr/bin/nvidia-smi").endswith("is owned by nvidia-utils 590.48.01-1")
+    settled(fleet, ARCH, version="590.48.01")
+
+
+def test_arch_a_lock_that_is_held_is_left_alone(fleet: Fleet) -> None:
+    fleet.sh(
+        ARCH,
+        f"setsid sh -c 'exec 3> {PACMAN_LOCK}; exec sleep 600' > /dev/null 2>&1 < /dev/null & echo $! > /run/holder",
+    )
+    try:
+        refused = drive(fleet, ARCH, ok=False, force=True)
+        assert "unable to lock database" in refused.output, str(refused)
+        assert fleet.rc(ARCH, f"test -e {PACMAN_LOCK}") == 0
+    finally:
+        fleet.sh(ARCH, f"kill $(cat /run/holder); rm -f {PACMAN_LOCK}")
+
+
+def test_arch_switches_to_the_runfile_and_back(fleet: Fleet) -> None:
+    wish = runfile(fleet, "580.126.20")
+    before = fleet.tree(ARCH)
+    assert "nvidia_driver_switch_method" in drive(fleet, ARCH, ok=False, **wish).output
+    assert fleet.tree(ARCH) == before
+    drive(fleet, ARCH, switch_method=True, **wish)
+    assert fleet.sh(ARCH, "pacman -Qq | grep -E '^nvidia'; true") == ""
+    assert fleet.sh(ARCH, MODULE) == "580.126.20"
+    settled(fleet, ARCH, **wish)
+    drive(fleet, ARCH, method="distribution", switch_method=True)
+    assert fleet.rc(ARCH, "test -e /usr/bin/nvidia-uninstall") != 0
+    assert fleet.sh(ARCH, MODULE) == "590.48.01"
+    settled(fleet, ARCH, method="distribution")
 
 
 def test_arch_removal_leaves_nothing(fleet: Fleet) -> None:
@@ -339,10 +436,10 @@ def test_runfile_goes_up_and_down(fleet: Fleet, version: str) -> None:
 
 
 def test_runfile_older_than_the_kernel_is_refused_before_the_first_change(fleet: Fleet) -> None:
-    before = tree_of(fleet, ARCH)
+    before = fleet.tree(ARCH)
     refused = drive(fleet, ARCH, ok=False, **runfile(fleet, "525.85.05"))
     assert "525" in refused.output and "580" in refused.output
-    assert tree_of(fleet, ARCH) == before
+    assert fleet.tree(ARCH) == before
 
 
 def nothing_of_a_runfile(fleet: Fleet) -> None:

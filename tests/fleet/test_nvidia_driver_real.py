@@ -26,7 +26,7 @@ BRANCH = {D12: "535", D13: "550"}
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    with running("driver-real", {D12: "debian12:t4-nodriver", D13: "debian13:t4-nodriver"}, depot=False) as fleet:
+    with running("driver-real", {D12: "debian12:t4-nodriver", D13: "debian13:t4-nodriver"}, depot=True) as fleet:
         # Debian 13's headers depend on their kernel, which a real node has and a container has not.
         fleet.sh(
             D13, "apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y linux-image-cloud-amd64"
@@ -56,14 +56,49 @@ def bare(fleet: Fleet) -> dict[str, set[str]]:
     return {node: packages(fleet, node) for node in (D12, D13)}
 
 
+NVIDIA_SOURCE = "/etc/apt/sources.list.d/gpufleet-nvidia.sources"
+NON_FREE_SOURCE = "/etc/apt/sources.list.d/gpufleet-nvidia-driver.sources"
+NVIDIA_REPOSITORY = {
+    "method": "nvidia_repo",
+    "branch": "580",
+    "mirror_profile": "depot",
+    "repo_key_url": "https://developer.download.nvidia.com/compute/cuda/repos/debian13/x86_64/3bf863cc.pub",
+}
+
+
+def settled(fleet: Fleet, node: str, **wishes: Any) -> None:
+    again = drive(fleet, node, **wishes)
+    assert again.changed(node) == 0 and not again.drift(node), str(again)
+
+
+def test_debian_13_begins_with_nvidias_repository(fleet: Fleet, bare: dict[str, set[str]]) -> None:
+    """With the depot's driver, whose module is a small one, but is built for real, too. Debian's needs consent to take over."""
+    assert bare[D13]
+    fleet.sh(D13, "mkdir -p /etc/gpufleet-fixture; ls /lib/modules | grep cloud > /etc/gpufleet-fixture/kernel")
+    drive(fleet, D13, **NVIDIA_REPOSITORY)
+    assert built(fleet, D13) == {"nvidia": "580.126.20"}
+    settled(fleet, D13, **NVIDIA_REPOSITORY)
+    refused = drive(fleet, D13, ok=False)
+    assert "nvidia_driver_switch_method" in refused.output, str(refused)
+    assert built(fleet, D13) == {"nvidia": "580.126.20"}
+
+
 @pytest.mark.parametrize("node", [D12, D13])
 def test_installed_built_and_settled(fleet: Fleet, bare: dict[str, set[str]], node: str) -> None:
+    """On Debian 13 in the place of the driver of NVIDIA's repository."""
     assert bare[node]
-    drive(fleet, node)
+    drive(fleet, node, switch_method=True)
     (version,) = built(fleet, node).values()
     assert version.startswith(BRANCH[node])
-    again = drive(fleet, node)
-    assert again.changed(node) == 0 and not again.drift(node), str(again)
+    assert fleet.rc(node, f"test -e {NVIDIA_SOURCE}") != 0
+    settled(fleet, node)
+
+
+def test_debian_13_goes_back_to_nvidias_repository(fleet: Fleet) -> None:
+    drive(fleet, D13, **NVIDIA_REPOSITORY, switch_method=True)
+    assert built(fleet, D13) == {"nvidia": "580.126.20"}
+    assert fleet.rc(D13, f"test -e {NON_FREE_SOURCE}") != 0
+    settled(fleet, D13, **NVIDIA_REPOSITORY)
 
 
 def test_a_version_that_does_not_build_says_why_and_the_next_run_heals(fleet: Fleet) -> None:

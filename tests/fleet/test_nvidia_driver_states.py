@@ -6,9 +6,11 @@ The GPUs are the NVML stand-in's (tests/fleet/nvml_stand_in); what the role does
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,6 +84,110 @@ def test_a_driver_that_nobody_installed_is_not_touched(fleet: Fleet) -> None:
     play, _told = drive(fleet, "works", ok=False, branch="570", method="nvidia_repo", switch_method=True)
     assert "one-method" in play.output
     assert tree(fleet, "works") == before
+
+
+# What stands in the way, each with the words of the way out that the refusal must have.
+OBSTACLES = {
+    "one-method": ["by nothing that this role knows"],
+    "kernel-headers": ["linux-headers-", "nvidia_driver_kernel_headers"],
+    "build-tools": ["gcc can neither be found nor be had"],
+    "secure-boot": ["Key was rejected by service", "stage_mok", "signed"],
+    "gpu-in-use": ["sleep (", "nvidia_driver_reboot: auto"],
+    "display": ["nvidia_driver_stop_display: true"],
+}
+SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+MAKE_OBSTACLES = rf"""
+set -e
+printf 'Package: gcc\nPin: version *\nPin-Priority: -1\n' > /etc/apt/preferences.d/no-gcc
+mount -t tmpfs none /sys/firmware
+mkdir -p {SECURE_BOOT.rpartition("/")[0]}
+printf '\006\000\000\000\001' > {SECURE_BOOT}
+printf '[Service]\nExecStart=/bin/sleep infinity\n' > /etc/systemd/system/display-manager.service
+systemctl daemon-reload
+systemctl start display-manager
+"""
+AWAY_WITH_THEM = """
+rm -f /etc/apt/preferences.d/no-gcc
+umount /sys/firmware
+systemctl stop display-manager
+rm -f /etc/systemd/system/display-manager.service
+systemctl daemon-reload
+"""
+
+
+@contextlib.contextmanager
+def gpu_in_use(fleet: Fleet, node: str) -> Iterator[str]:
+    """A process has the card's device open; its id."""
+    there = fleet.rc(node, "test -e /dev/nvidia0") == 0
+    fleet.sh(node, "touch /dev/nvidia0")
+    fleet.sh(
+        node,
+        "setsid sh -c 'echo $$ > /run/gpu-user; exec sleep 3600 3< /dev/nvidia0' > /dev/null 2>&1 < /dev/null &"
+        " while [ ! -s /run/gpu-user ]; do :; done",
+    )
+    process = fleet.sh(node, "cat /run/gpu-user; rm /run/gpu-user")
+    try:
+        yield process
+    finally:
+        fleet.sh(node, f"kill {process} 2>/dev/null; {'true' if there else 'rm /dev/nvidia0'}")
+
+
+def test_all_that_stands_in_the_way_is_told_at_once_and_nothing_is_touched(fleet: Fleet) -> None:
+    node = "works"
+    fleet.sh(node, MAKE_OBSTACLES)
+    try:
+        with gpu_in_use(fleet, node) as process:
+            before = tree(fleet, node)
+            play, _told = drive(fleet, node, ok=False, branch="570", method="nvidia_repo")
+            assert tree(fleet, node) == before
+            said = " ".join(play.output.split())
+            for problem, words in OBSTACLES.items():
+                assert f"{problem}: " in said, (problem, str(play))
+                assert [word for word in words if word not in said] == [], (problem, str(play))
+            assert fleet.sh(node, "systemctl is-active display-manager") == "active"
+            assert fleet.rc(node, f"kill -0 {process}") == 0
+    finally:
+        fleet.sh(node, AWAY_WITH_THEM)
+
+
+MODPROBE_STAND_IN = """#!/bin/sh
+# Stands in for modprobe: the containers' kernel is the host's. It writes down what it was asked.
+echo "$*" >> /run/modprobe-stand-in
+exit 1
+"""
+
+
+def test_modules_are_exchanged_only_when_nothing_uses_the_gpu(fleet: Fleet) -> None:
+    node, asked = "mismatch", "cat /run/modprobe-stand-in 2>/dev/null; true"
+    fleet.sh(
+        node, f"cat > /usr/local/sbin/modprobe <<'EOF'\n{MODPROBE_STAND_IN}EOF\nchmod 755 /usr/local/sbin/modprobe"
+    )
+    try:
+        with gpu_in_use(fleet, node) as process:
+            _play, told = drive(fleet, node)
+            assert fleet.sh(node, asked) == ""
+            assert told["reboot_required"] is True
+            assert fleet.rc(node, f"kill -0 {process}") == 0, "and nobody was killed"
+        drive(fleet, node)
+        assert {"--remove nvidia", "nvidia"} <= set(fleet.sh(node, asked).splitlines())
+    finally:
+        fleet.sh(node, "rm -f /usr/local/sbin/modprobe /run/modprobe-stand-in")
+
+
+def test_the_controller_is_not_rebooted(fleet: Fleet) -> None:
+    """A node with the controller's own machine-id is the controller, whatever connection leads there."""
+    own = Path("/etc/machine-id")
+    if not own.exists() or not own.read_text().strip():
+        pytest.skip("this machine has no machine-id")
+    node, booted = "mismatch", fleet.sh("mismatch", BOOTED)
+    nodes_own = fleet.sh(node, "cat /etc/machine-id")
+    fleet.sh(node, f"echo {own.read_text().strip()} > /etc/machine-id")
+    try:
+        _play, told = drive(fleet, node, reboot="auto", reload_modules=False)
+    finally:
+        fleet.sh(node, f"echo {nodes_own} > /etc/machine-id")
+    assert fleet.sh(node, BOOTED) == booted
+    assert told["reboot_required"] is True and list(failing(told)) == ["reboot"]
 
 
 @pytest.mark.parametrize("reboot", ["required_fact", "never"])

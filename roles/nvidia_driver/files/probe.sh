@@ -82,6 +82,13 @@ if command -v apt-get >/dev/null && [ -d /etc/apt ]; then
         apt-cache -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= policy "linux-headers-$kernel" 2>/dev/null |
             awk '/Candidate:/ && $2 != "(none)" {print $2}'
     fi
+    echo "== build_missing"
+    tools="dkms gcc make libc6-dev kmod $(sed -n 's/.*[^a-z]\(gcc-[0-9]\{1,\}\).*/\1/p' /proc/version)"
+    there=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' $tools 2>/dev/null | sed -n 's/^installed //p')
+    lacking=$(for tool in $tools; do echo "$there" | grep -qx "$tool" || echo "$tool"; done)
+    [ -z "$lacking" ] || offered=$(apt-cache -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= policy $lacking 2>/dev/null |
+        awk '/^[^ ]/ {sub(/:$/, ""); name = $1} /Candidate:/ && $2 != "(none)" {print name}')
+    for tool in $lacking; do echo "$offered" | grep -qx "$tool" || echo "$tool"; done
     echo "== audit"
     dpkg --audit 2>/dev/null | head -n 5
     echo "== dpkg_updates"
@@ -97,6 +104,10 @@ elif command -v dnf >/dev/null; then
     else # from the metadata that is there; the role fetches it anew when this finds nothing
         dnf -q -C list "kernel-devel-$kernel" 2>/dev/null | awk '$1 ~ /^kernel-devel\./ {print $2}'
     fi
+    echo "== build_missing" # without dkms: EPEL has it, which the role brings
+    lacking=$(for tool in gcc make kmod; do rpm -q --whatprovides "$tool" >/dev/null 2>&1 || echo "$tool"; done)
+    [ -z "$lacking" ] || offered=$(dnf -q -C repoquery --available --queryformat '%{name}\n' $lacking 2>/dev/null)
+    for tool in $lacking; do echo "$offered" | grep -qx "$tool" || echo "$tool"; done
     echo "== dnf_modules"
     ls /usr/lib/python3*/site-packages/dnf/cli/commands/module.py /usr/lib/python3/dist-packages/dnf/cli/commands/module.py 2>/dev/null
 elif command -v pacman >/dev/null; then
@@ -109,6 +120,10 @@ elif command -v pacman >/dev/null; then
             version=$(pacman -Sp --print-format %v "$headers" 2>/dev/null | tail -n 1)
             [ "$(echo "$version" | tr - .)" = "$(echo "$kernel" | sed 's/-\(lts\|zen\|hardened\)$//' | tr - .)" ] && echo "$version"
         done
+    fi
+    echo "== build_missing" # nothing is known of a machine without lists, which the role fetches
+    if ls /var/lib/pacman/sync/*.db >/dev/null 2>&1; then
+        for tool in $(pacman -T dkms gcc make kmod); do pacman -Si "$tool" >/dev/null 2>&1 || echo "$tool"; done
     fi
 fi
 exit 0

@@ -291,6 +291,29 @@ def test_headers_are_asked_for_by_every_package_manager(where: str, package: str
     assert "kernel-headers" not in failing(decide(where, gpu(T4), FINE))
 
 
+@pytest.mark.parametrize("where", ["debian12", "rocky9", "arch"])
+def test_a_compiler_that_cannot_be_had_stops_the_role_and_is_named(where: str) -> None:
+    facts = gpu(T4, kernel={"headers_present": True})
+    probe = FINE + "== build_missing\ngcc\nmake\nsomething-else\n"
+    found = failing(decide(where, facts, probe))["build-tools"]
+    assert "gcc, make can neither" in found["detail"] and "something-else" not in found["detail"] and found["remedy"]
+    # also where the headers come another way
+    assert "build-tools" in failing(decide(where, facts, probe, kernel_headers=""))
+    assert "build-tools" not in failing(decide(where, facts, FINE))
+
+
+def test_modules_that_come_built_want_no_compiler() -> None:
+    plan = decide("ubuntu22", gpu(T4), FINE + "== build_missing\ngcc\n", method="distribution", secure_boot="signed")
+    assert not plan["build"] and "build-tools" not in failing(plan)
+
+
+def test_the_probe_asks_for_the_build_tools_of_the_table() -> None:
+    probe = (ROOT / "roles/nvidia_driver/files/probe.sh").read_text()
+    assert f'tools="{" ".join(driver_table.build_packages("apt"))} $' in probe
+    assert f"pacman -T {' '.join(driver_table.build_packages('pacman'))})" in probe
+    assert f"for tool in {' '.join(n for n in driver_table.build_packages('dnf') if n != 'dkms')}; do" in probe
+
+
 def test_the_compiler_is_the_kernels() -> None:
     probe = FINE + "== proc_version\nLinux version 6.5.0-14-generic (x86_64-linux-gnu-gcc-12 (Ubuntu 12.3.0) 12.3.0)\n"
     assert "gcc-12" in decide("ubuntu22", gpu(T4), probe)["build_packages"]
@@ -588,6 +611,34 @@ def test_one_line_sources_and_our_own_file() -> None:
     (source,) = decide("debian12", gpu(T4), FINE + "== targets\n" + lines + own, branch="535")["sources"]
     assert "URIs: http://m.example.org/debian\nSuites: bookworm\n" in source["content"]
     assert "Signed-By: /k.gpg" in source["content"]
+
+
+@pytest.mark.parametrize(
+    ("where", "more", "gone", "stays"),
+    [
+        ("debian13", {"method": "distribution", "branch": "550"}, "gpufleet-nvidia.sources", "gpufleet-nvidia-driver.sources"),
+        ("debian13", {"method": "nvidia_repo"}, "gpufleet-nvidia-driver.sources", "gpufleet-nvidia.sources"),
+        ("rocky9", {"method": "runfile", "version": "580.105.08"}, "gpufleet-nvidia.repo", ""),
+    ],
+)  # fmt: skip
+def test_the_repository_of_another_method_goes(where: str, more: dict[str, Any], gone: str, stays: str) -> None:
+    def absent(probe: str) -> set[str]:
+        looks = decide(where, gpu(T4), probe, **more)["items"]
+        return {i["path"].rpartition("/")[2] for i in looks if i["kind"] == "absent"}
+
+    fine = FINE + DEBIAN_SOURCES.replace("bookworm", system(where)["codename"])
+    assert gone in absent(fine) and stays not in absent(fine)
+    # the role cuda takes its toolkits from NVIDIA's repository
+    kept = absent(fine + "== cuda_repository\n/var/lib/gpufleet/cuda/12.4.toolkit\n")
+    assert not {"gpufleet-nvidia.sources", "gpufleet-nvidia.repo"} & kept
+
+
+def test_nouveau_that_is_loaded_and_left_stops_the_role() -> None:
+    facts = gpu(T4, kernel={"nouveau_loaded": True})
+    found = failing(decide("ubuntu22", facts, nouveau="leave"))["nouveau"]
+    assert "nvidia_driver_nouveau: disable" in found["remedy"]
+    assert "nouveau" not in failing(decide("ubuntu22", facts))
+    assert "nouveau" not in failing(decide("ubuntu22", gpu(T4), nouveau="leave"))
 
 
 def test_nvidias_repository_through_a_mirror() -> None:

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The role nvidia_driver by apt through a driver's life: on Debian from NVIDIA's repository, on Ubuntu also from one method to
+another, killed in the middle, with consents given and not given.
+
+Real package managers, and packages of the depot in the shape of NVIDIA's (tests/fleet/depot/README.md). dnf, pacman and
+runfiles are in test_nvidia_driver_methods.py, Debian's real driver in test_nvidia_driver_real.py. The tests of one node build on
+each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from harness import Fleet, Play, interrupted, long, running
+
+pytestmark = pytest.mark.skipif(
+    not long("nvidia_driver"),
+    reason="a driver's whole life: GPUFLEET_LONG=nvidia_driver or GPUFLEET_NIGHTLY=1",
+)
+
+D12, D13, UBUNTU = "d12", "d13", "ubuntu"
+NODES = {D12: "debian12:t4-nodriver", D13: "debian13:t4-nodriver", UBUNTU: "ubuntu22-like:t4-nodriver"}
+COMMON: dict[str, Any] = {
+    "mirror_profile": "depot",
+    "method": "nvidia_repo",
+    "boot_time_command": "stat -c %Z /proc/1",
+    # The containers' kernel is the host's: no repository has headers of it.
+    "kernel_headers": "",
+}
+# The fixtures have one key, under the name of the older of NVIDIA's two
+KEY = {
+    D13: {
+        "repo_key_url": "https://developer.download.nvidia.com/compute/cuda/repos/debian13/x86_64/3bf863cc.pub",
+    }
+}
+MODULE = 'modinfo -F version "$(find /lib/modules -name nvidia.ko)"'
+BLACKLIST = "/etc/modprobe.d/gpufleet-nouveau.conf"
+NVIDIA_SOURCE = "/etc/apt/sources.list.d/gpufleet-nvidia.sources"
+# What the node has of the driver, by package: the pin has a version of its own.
+DRIVER = (
+    "dpkg-query -W -f '${db:Status-Abbrev}|${Package}|${Version}\\n' | tr -d ' ' | grep -E '^.i' | "
+    "grep -E 'nvidia|libcuda' | grep -v pinning"
+)
+# An archive of Ubuntu with its component restricted: the -server series
+RESTRICTED = "deb [trusted=yes] https://depot.gpufleet.test/nvidia/distribution/ubuntu jammy restricted"
+DISPLAY = "[Service]\\nExecStart=/bin/sleep infinity\\n"
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with running("driver-lifecycle", NODES) as fleet:
+        yield fleet
+
+
+def drive(fleet: Fleet, node: str, *args: str, ok: bool | None = True, **wishes: Any) -> Play:
+    wishes = {**COMMON, **KEY.get(node, {}), **wishes}
+    return fleet.role(
+        "nvidia_driver", "--limit", node, *args, ok=ok, **{f"nvidia_driver_{k}": v for k, v in wishes.items()}
+    )
+
+
+def settled(fleet: Fleet, node: str, **wishes: Any) -> None:
+    """A second run changes nothing."""
+    again = drive(fleet, node, **wishes)
+    assert again.changed(node) == 0 and not again.drift(node), str(again)
+
+
+def driver(fleet: Fleet, node: str) -> dict[str, str]:
+    """Installed packages of a driver -> their driver version."""
+    rows = [line.split("|") for line in fleet.sh(node, f"{DRIVER}; true").splitlines()]
+    return {name: version.partition("-")[0] for _state, name, version in rows}
+
+
+def packages(fleet: Fleet, node: str) -> set[str]:
+    return set(fleet.sh(node, "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' | awk '/^.i/ {print $2}'").split())
+
+
+@pytest.fixture(scope="module")
+def bare(fleet: Fleet) -> dict[str, set[str]]:
+    return {node: packages(fleet, node) for node in NODES}
+
+
+# -- Debian by NVIDIA's repository -----------------------------------------------------------------------------------------
+
+UPGRADABLE = r"""
+set -e
+mkdir -p /srv/local; cd /srv/local
+for version in 1 2; do
+    mkdir -p build/DEBIAN
+    printf 'Package: gpufleet-other\nVersion: %s\nArchitecture: all\nMaintainer: gpufleet fixture <fixture@gpufleet.test>\n' \
+        $version > build/DEBIAN/control
+    printf 'Description: a fixture\n' >> build/DEBIAN/control
+    dpkg-deb --build build other_$version.deb
+done
+dpkg --install other_1.deb
+rm other_1.deb
+{ cat build/DEBIAN/control; echo "Filename: ./other_2.deb"; echo "Size: $(stat -c %s other_2.deb)"
+  echo "SHA256: $(sha256sum other_2.deb | cut -d' ' -f1)"; } > Packages
+echo 'deb [trusted=yes] file:/srv/local ./' > /etc/apt/sources.list.d/local.list
+"""
+OTHER = "dpkg-query -W -f '${Version}' gpufleet-other"
+
+
+def test_check_of_a_bare_debian_13_changes_nothing(fleet: Fleet, bare: dict[str, set[str]]) -> None:
+    fleet.sh(D13, UPGRADABLE)
+    before = fleet.tree(D13)
+    play = drive(fleet, D13, "--check", "--diff")
+    assert {f"file:{NVIDIA_SOURCE}", "package:nvidia-driver-cuda"} <= play.drift(D13)
+    assert fleet.tree(D13) == before
+    assert bare[D13]
+
+
+@pytest.mark.parametrize("node", [D12, D13])
+def test_debian_gets_an_exact_version_from_nvidias_repository(
+    fleet: Fleet, bare: dict[str, set[str]], node: str
+) -> None:
+    """And nouveau, of which it was told to leave it, is left."""
+    assert not {"nvidia-driver-cuda"} & bare[node]
+    wish = {"version": "580.105.08", "nouveau": "leave"}
+    drive(fleet, node, **wish)
+    there = driver(fleet, node)
+    assert {"nvidia-driver-cuda", "nvidia-kernel-open-dkms", "libcuda1", "nvidia-persistenced"} <= set(there)
+    assert set(there.values()) == {"580.105.08"}
+    assert fleet.sh(node, MODULE) == "580.105.08"
+    assert fleet.rc(node, f"test -e {BLACKLIST}") != 0
+    assert fleet.rc(node, "dpkg -s nvidia-driver-pinning-580.105.08") == 0
+    settled(fleet, node, **wish)
+
+
+def test_the_system_is_not_upgraded_without_consent(fleet: Fleet) -> None:
+    assert fleet.sh(D13, "apt-get --simulate upgrade | grep -c '^Inst gpufleet-other'") == "1"
+    assert fleet.sh(D13, OTHER) == "1"
+
+
+@pytest.mark.parametrize("version", ["580.126.20", "580.105.08"], ids=["up", "down"])
+@pytest.mark.parametrize("node", [D12, D13])
+def test_debian_goes_up_and_down(fleet: Fleet, node: str, version: str) -> None:
+    drive(fleet, node, version=version)
+    assert set(driver(fleet, node).values()) == {version}
+    assert fleet.sh(node, MODULE) == version
+    assert "blacklist nouveau" in fleet.sh(node, f"cat {BLACKLIST}")
+    settled(fleet, node, version=version)
+
+
+@pytest.mark.parametrize("branch", ["590", "570", "580"])
+def test_debian_changes_branches(fleet: Fleet, branch: str) -> None:
+    """Up one branch, down two (570 has no pinning package), and back."""
+    drive(fleet, D13, branch=branch)
+    assert {version.partition(".")[0] for version in driver(fleet, D13).values()} == {branch}
+    settled(fleet, D13, branch=branch)
+
+
+@pytest.mark.parametrize("node", [D12, D13])
+def test_debian_is_as_before_when_the_driver_is_gone(fleet: Fleet, bare: dict[str, set[str]], node: str) -> None:
+    drive(fleet, node, state="absent", nouveau_back=True)
+    assert packages(fleet, node) - {"gpufleet-other"} == bare[node]
+    left = fleet.sh(
+        node,
+        "find /etc /usr/share/keyrings /var/lib /lib/modules -name '*gpufleet-n*' -o -name nvidia.ko 2>/dev/null; true",
+    )
+    assert left == ""
+    settled(fleet, node, state="absent", nouveau_back=True)
+
+
+def test_the_system_is_upgraded_by_consent(fleet: Fleet) -> None:
+    drive(fleet, D13, system_update=True)
+    assert fleet.sh(D13, OTHER) == "2"
+    assert "nvidia-driver-cuda" in driver(fleet, D13)
+
+
+# -- Ubuntu: killed, and from method to method -----------------------------------------------------------------------------
+
+
+def test_apt_that_was_killed_is_healed(fleet: Fleet) -> None:
+    """Killed with dpkg while a package's script runs: half configured, others only unpacked, dpkg's journal open."""
+    drive(fleet, UBUNTU, version="580.105.08")
+    with interrupted(fleet, UBUNTU):
+        drive(fleet, UBUNTU, ok=False, version="580.126.20")
+    assert "nvidia-dkms-580-open" in fleet.sh(UBUNTU, "dpkg --audit")
+    drive(fleet, UBUNTU, version="580.126.20")
+    assert fleet.sh(UBUNTU, "dpkg --audit") == ""
+    assert set(driver(fleet, UBUNTU).values()) == {"580.126.20"}
+    assert fleet.sh(UBUNTU, MODULE) == "580.126.20"
+    settled(fleet, UBUNTU, version="580.126.20")
+
+
+def test_apt_that_was_killed_in_a_removal_is_healed(fleet: Fleet) -> None:
+    """dpkg is killed in the middle of the driver's purge, and the next removal takes the rest."""
+    prerm = "/var/lib/dpkg/info/nvidia-dkms-580-open.prerm"
+    fleet.sh(UBUNTU, f"sed -i '2i cat /etc/gpufleet-fixture/kernel' {prerm}")
+    with interrupted(fleet, UBUNTU):
+        drive(fleet, UBUNTU, ok=False, state="absent")
+    fleet.sh(UBUNTU, f"sed -i '/gpufleet-fixture/d' {prerm}")
+    drive(fleet, UBUNTU, state="absent")
+    assert driver(fleet, UBUNTU) == {} and fleet.sh(UBUNTU, "dpkg --audit") == ""
+    settled(fleet, UBUNTU, state="absent")
+    drive(fleet, UBUNTU)
+
+
+def test_a_driver_goes_only_when_the_other_can_be_had(fleet: Fleet) -> None:
+    """With all consent, but without the archive's component in which the driver is."""
+    before = driver(fleet, UBUNTU)
+    refused = drive(fleet, UBUNTU, ok=False, method="distribution", switch_method=True)
+    assert "nvidia-utils-580-server" in refused.output, str(refused)
+    assert driver(fleet, UBUNTU) == before and fleet.sh(UBUNTU, MODULE) == "580.126.20"
+
+
+def test_another_method_needs_consent(fleet: Fleet) -> None:
+    fleet.sh(UBUNTU, f"echo '{RESTRICTED}' > /etc/apt/sources.list.d/restricted.list")
+    before = fleet.tree(UBUNTU)
+    refused = drive(fleet, UBUNTU, ok=False, method="distribution")
+    assert "nvidia_driver_switch_method" in refused.output, str(refused)
+    assert fleet.tree(UBUNTU) == before
+
+
+def test_to_the_distributions_packages(fleet: Fleet) -> None:
+    """A display manager runs all the while; nothing that is loaded has to make room, so it is left alone."""
+    fleet.sh(UBUNTU, f"printf '{DISPLAY}' > /etc/systemd/system/display-manager.service; systemctl daemon-reload")
+    fleet.sh(UBUNTU, "systemctl start display-manager")
+    drive(fleet, UBUNTU, method="distribution", switch_method=True)
+    there = driver(fleet, UBUNTU)
+    assert {"nvidia-dkms-580-server-open", "nvidia-utils-580-server"} <= set(there)
+    assert not [name for name in there if name.endswith(("-580", "-580-open"))]
+    # NVIDIA's repository would offer the same packages in other versions
+    assert fleet.rc(UBUNTU, f"test -e {NVIDIA_SOURCE}") != 0
+    assert "pinning" not in fleet.sh(UBUNTU, "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' | grep '^.i'")
+    assert fleet.sh(UBUNTU, "systemctl is-active display-manager") == "active"
+    settled(fleet, UBUNTU, method="distribution")
+
+
+def test_and_back_to_nvidias(fleet: Fleet) -> None:
+    """This time with the consent to stop the display manager."""
+    drive(fleet, UBUNTU, switch_method=True, stop_display=True)
+    there = driver(fleet, UBUNTU)
+    assert {"nvidia-dkms-580-open", "nvidia-utils-580"} <= set(there)
+    assert not [name for name in there if "-server" in name]
+    assert fleet.sh(UBUNTU, "systemctl is-active display-manager", check=False) == "inactive"
+    settled(fleet, UBUNTU)
+
+
+def test_the_source_stays_while_the_role_cuda_uses_it(fleet: Fleet) -> None:
+    record = "/var/lib/gpufleet/cuda/12.4.toolkit"
+    fleet.sh(UBUNTU, f"mkdir -p {record.rpartition('/')[0]}; printf 'method=repository\\n' > {record}")
+    drive(fleet, UBUNTU, method="distribution", switch_method=True)
+    assert fleet.rc(UBUNTU, f"test -s {NVIDIA_SOURCE}") == 0
+    assert "nvidia-utils-580-server" in driver(fleet, UBUNTU)
