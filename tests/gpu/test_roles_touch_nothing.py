@@ -184,7 +184,9 @@ def test_the_torch_check_of_llm_model_computes_on_the_card_and_touches_nothing(
     rooted: str, prefix: str, tmp_path: Path
 ) -> None:
     """The role's own task file, with an environment that is there and no model to ask."""
-    include = {"ansible.builtin.include_role": {"name": "gpufleet.llm.llm_model", "tasks_from": "smoke", "public": True}}
+    include = {
+        "ansible.builtin.include_role": {"name": "gpufleet.llm.llm_model", "tasks_from": "smoke", "public": True}
+    }
     work = {"torch": [{"name": "given", "prefix": prefix, "device": "cuda"}], "smoke": []}
     before = evidence()
     for mode in (["--check"], []):
