@@ -9,7 +9,7 @@ PYTEST := .venv/bin/pytest
 SCENARIOS ?=
 
 .PHONY: help setup demo demo-down test lint units matrix sanity docs docs-check fleet molecule fleet-tests nightly \
-        bench lock gpu clean
+        bench tables lock gpu clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ bench: setup ## measured comparisons, ratios printed
 
 gpu: setup ## the checks that need a real card
 	@$(PYTEST) tests/gpu
+
+tables: setup ## the tables of plugins/plugin_utils/data from their public sources, to be reviewed
+	@.venv/bin/python tools/update_tables.py all --write
 
 lock: ## write requirements/*.txt anew from requirements/*.in
 	@tools/lock

@@ -121,6 +121,19 @@ def node(scenario: str, node_name: str) -> Any:
     return connect(scenario, node_name)
 
 
+@pytest.fixture
+def depot(scenario: str) -> Iterator[Callable[..., str]]:
+    """The depot of the scenario's fleet: ``depot("fault", '{"path": ...}')``, ``depot("log")``. Serves well afterwards."""
+
+    def ask(*words: str) -> str:
+        name = inventory_path(scenario).parent.name
+        done = subprocess.run([str(FLEET), "depot", "--name", name, *words], capture_output=True, text=True, check=True)
+        return done.stdout
+
+    yield ask
+    ask("clear")
+
+
 class Run:
     """What one run of ansible-playbook ended with."""
 

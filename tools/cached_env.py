@@ -6,6 +6,7 @@
 
 tools/cached_env.py torch-cpu           path of a venv with PyTorch 2.13.0 for the CPU (about 900 MB)
 tools/cached_env.py wheel NAME==VERSION path of a wheel, downloaded by pip without its dependencies
+tools/cached_env.py nvidia-userland     path of a directory with Debian's real nvidia-smi and libnvidia-ml (1 MB)
 """
 
 from __future__ import annotations
@@ -69,29 +70,75 @@ def pip() -> list[str]:
 
 
 def wheel(requirement: str) -> Path:
-    """A wheel of the cache, downloaded when it is not there. *requirement* is ``name==version``."""
+    """A wheel of the cache, downloaded when it is not there. *requirement* is ``name==version``.
+
+    Raises subprocess.CalledProcessError, whose stderr says why, when pip has none for this Python and machine.
+    """
     name, _equals, version = requirement.partition("==")
     folder = cache() / "wheels"
     folder.mkdir(exist_ok=True)
-    pattern = f"{name.replace('-', '_')}-{version}-*.whl"
+    start = f"{name.replace('-', '_')}-{version}-".lower()
+
+    def here() -> list[Path]:
+        fits = f"-cp{sys.version_info.major}{sys.version_info.minor}-"
+        found = [path for path in folder.glob("*.whl") if path.name.lower().startswith(start)]
+        return [path for path in found if fits in path.name or "-py3-" in path.name or "-py2.py3-" in path.name]
+
     with locked("wheels"):
-        if not list(folder.glob(pattern)):
+        if not here():
             subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "pip",
-                    "download",
-                    "-q",
-                    "--no-deps",
-                    "--only-binary=:all:",
-                    "-d",
-                    str(folder),
-                    requirement,
-                ],
-                check=True,
-            )
-    return next(folder.glob(pattern))
+                [*pip(), "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder), requirement],
+                check=True, capture_output=True, text=True,
+            )  # fmt: skip
+    return here()[0]
+
+
+def nvidia_userland() -> Path:
+    """Debian's real nvidia-smi and libnvidia-ml.so.1, unpacked and not installed: ``bin/nvidia-smi``, ``lib/``.
+
+    They come through apt from the mirror of this machine's own sources, out of the component non-free, with lists and
+    cache of their own. Raises OSError where there is no Debian, subprocess.CalledProcessError when apt has them not.
+    """
+    target = cache() / "nvidia-userland"
+    with locked("nvidia-userland"):
+        if (target / ".gpufleet-complete").is_file():
+            return target
+        shutil.rmtree(target, ignore_errors=True)
+        if "ID=debian" not in Path("/etc/os-release").read_text(encoding="utf-8").splitlines():
+            raise OSError("this machine is no Debian")
+        for folder in ("lists/partial", "apt/archives/partial", "debs", "files", "bin", "lib"):
+            (target / folder).mkdir(parents=True)
+        (target / "non-free.list").write_text("\n".join(_non_free()) + "\n", encoding="utf-8")
+        options = {
+            "Dir::Etc::sourcelist": target / "non-free.list", "Dir::Etc::sourceparts": "/dev/null",
+            "Dir::State::lists": target / "lists", "Dir::Cache": target / "apt", "APT::Sandbox::User": "root",
+        }  # fmt: skip
+        apt = ["apt-get", "-qq", *(f"-o{key}={value}" for key, value in options.items())]
+        for command in (["update"], ["download", "nvidia-smi", "libnvidia-ml1"]):
+            subprocess.run([*apt, *command], check=True, capture_output=True, text=True, cwd=target / "debs")
+        for deb in (target / "debs").glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", str(deb), str(target / "files")], check=True)
+        for path in (target / "files" / "usr" / "lib").rglob("*"):
+            if path.name == "nvidia-smi" and path.is_file():
+                shutil.copy2(path, target / "bin")
+            elif path.name.startswith("libnvidia-ml.so."):
+                shutil.copy2(path, target / "lib", follow_symlinks=False)
+        for folder in ("lists", "apt", "debs", "files"):
+            shutil.rmtree(target / folder)
+        (target / ".gpufleet-complete").touch()
+    return target
+
+
+def _non_free() -> list[str]:
+    """One-line sources of the component non-free for every Debian archive that this machine's apt uses."""
+    done = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Origin: Debian", "Created-By: Packages"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    found = sorted(set(done.stdout.splitlines()))
+    if not found:
+        raise OSError("apt has no Debian archive here")
+    return [f"deb {site} {suite} non-free" for site, _space, suite in (line.partition(" ") for line in found)]
 
 
 def _link(source: str, target: str) -> None:
@@ -121,5 +168,7 @@ if __name__ == "__main__":
         print(torch_cpu())
     elif sys.argv[1:2] == ["wheel"] and len(sys.argv) == 3:
         print(wheel(sys.argv[2]))
+    elif sys.argv[1:] == ["nvidia-userland"]:
+        print(nvidia_userland())
     else:
         sys.exit(__doc__)

@@ -2,38 +2,63 @@
 # Copyright: gpufleet.llm contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Regenerate the solver's tables from their public sources; a new release is one run and one reviewed diff.
+"""Regenerate the tables from their public sources; a new release is one run and one reviewed diff.
 
-    tools/update_tables.py torch 2.15.0            # the rows of these releases, read with pip (metadata only)
-    tools/update_tables.py torch 2.16.0 --write
+    tools/update_tables.py all --write             # every table in one run: this is `make tables`
+    tools/update_tables.py all                     # only show what would change
+    tools/update_tables.py all --source notes=notes.html --source matrix=https://mirror.example/RELEASE.md
+
+    tools/update_tables.py torch 2.15.0            # one source alone: the rows of these releases, read with pip
     tools/update_tables.py variants RELEASE.md     # pytorch/pytorch RELEASE.md, a file or an https URL
     tools/update_tables.py arch-lists build_cuda.sh --torch 2.16   # pytorch/pytorch .ci/manywheel/build_cuda.sh
     tools/update_tables.py toolkits release-notes.html   # NVIDIA's CUDA Toolkit release notes, a file or an https URL
 
-Without --write the difference to the committed table is printed and the exit status is 1 when there is one. Rows that
-the source does not name stay as they are. `torch` asks the index that pip is configured for, through pip itself: one
-query per release and companion, and one per Python version; nothing is downloaded but metadata.
+Without --write nothing is written and the difference is printed. Rows that a source does not name, and rows whose own
+`source` says that they came from elsewhere (by hand), stay as they are. A source that cannot be reached, or whose layout
+has changed, is named at the end; the others are used all the same.
 
-Written from a saved copy of each page's layout: `toolkits` was tested with a file in that layout, not with the live page.
+Exit status: 0 nothing differs, or it was written; 1 something differs and was not written; 3 a source failed.
+
+torch is asked for at the index that pip is configured for, through pip itself: one query per release and companion, and
+one per Python version; nothing is downloaded but metadata.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import dataclasses
 import datetime
 import difflib
-import html.parser
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import cached_env
+from table_sources import (
+    SourceError,
+    Table,
+    update_arch_lists,
+    update_branches,
+    update_chips,
+    update_cudnn,
+    update_node_table,
+    update_runfiles,
+    update_support_matrix,
+    update_toolkits,
+    update_variants,
+    version_key,
+)
 
 DATA = os.path.join(os.path.dirname(__file__), "..", "plugins", "plugin_utils", "data")
 # Tags of the wheels there have been, oldest first, and the C library that each asks for (PEP 513, 571, 599, 600).
@@ -46,13 +71,7 @@ PLATFORMS = {
     "manylinux_2_28_x86_64": "2.28",
     "manylinux_2_34_x86_64": "2.34",
 }
-Table = dict[str, Any]
 Runner = Callable[[Sequence[str]], str]
-
-
-def version_key(text: str) -> tuple[int, ...]:
-    """``2.10.0`` -> ``(2, 10, 0)``."""
-    return tuple(int(n) for n in re.findall(r"\d+", text))
 
 
 # ---------------------------------------------------------------------------------------------------- canonical form
@@ -113,12 +132,12 @@ def read(name: str) -> tuple[list[str], Table, str]:
 
 
 def run_pip(arguments: Sequence[str]) -> str:
-    """Standard output of pip; empty when it found nothing. The interpreter is $UPDATE_TABLES_PYTHON or this one."""
-    python = os.environ.get("UPDATE_TABLES_PYTHON", sys.executable)
+    """Standard output of pip; empty when it found nothing. The interpreter is $UPDATE_TABLES_PYTHON, or the cache's pip."""
+    python = os.environ.get("UPDATE_TABLES_PYTHON")
+    pip = [python, "-m", "pip"] if python else cached_env.pip()
     done = subprocess.run(
-        [python, "-m", "pip", "--disable-pip-version-check", *arguments],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        [*pip, "--disable-pip-version-check", *arguments], capture_output=True, text=True, timeout=300, check=False
+    )
     if "No module named pip" in done.stderr:
         raise SystemExit(f"{python} has no pip; set UPDATE_TABLES_PYTHON to one that has")
     return done.stdout if done.returncode == 0 else ""
@@ -229,126 +248,248 @@ def torch_row(torch: str, pythons: Sequence[str], old: Mapping[str, Any] | None,
 
 def update_torch(table: Table, versions: Sequence[str], pip: Runner = run_pip) -> None:
     """Replace or add the rows of releases; Python versions are asked for once each."""
+    _torch_rows(table, versions, _available(table, pip), pip)
+
+
+def _available(table: Mapping[str, Any], pip: Runner) -> dict[str, set[str]]:
+    """Per Python version (one more than the table knows) the torch releases that have a wheel for it."""
     known = sorted({p for row in table["releases"] for p in row["pythons"]}, key=version_key)
     newest = version_key(known[-1])
-    candidates = [*known, f"{newest[0]}.{newest[1] + 1}"]
-    available = {python: releases_for(python, pip) for python in candidates}
+    return {python: releases_for(python, pip) for python in (*known, f"{newest[0]}.{newest[1] + 1}")}
+
+
+def _torch_rows(table: Table, versions: Sequence[str], available: Mapping[str, set[str]], pip: Runner) -> None:
     for torch in versions:
         old = next((row for row in table["releases"] if row["torch"] == torch), None)
-        pythons = [python for python in candidates if torch in available[python]]
+        pythons = [python for python in available if torch in available[python]]
         row = torch_row(torch, pythons, old, pip)
+        for name in ("torchvision", "torchaudio") if old else ():
+            # A companion does not go away again; an index that did not answer once must not take it out of the table.
+            row[name] = row[name] or (old or {})[name]
         table["releases"] = [r for r in table["releases"] if r["torch"] != torch] + [row]
         missing = [p for p in pythons if p not in table["python_preference"]]
         table["python_preference"] = [*table["python_preference"], *missing]
     table["releases"].sort(key=lambda r: version_key(r["torch"]))
 
 
-# ------------------------------------------------------------------------------- pytorch's repository, NVIDIA's pages
+def update_releases(table: Table, pip: Runner = run_pip, *, new_only: bool = False) -> None:
+    """Every release on the index from the oldest of the table on: new rows, and (unless new_only) those that pip gave once.
+
+    :raises SourceError: when the index has no torch at all, which means that it was not reached.
+    """
+    available = _available(table, pip)
+    offered = {torch for found in available.values() for torch in found if re.fullmatch(r"\d+\.\d+\.\d+", torch)}
+    if not offered:
+        raise SourceError("pip finds no torch there")
+    oldest = min(version_key(row["torch"]) for row in table["releases"])
+    known = {row["torch"]: row["source"] for row in table["releases"]}
+    wanted = [
+        torch for torch in sorted(offered, key=version_key)
+        if version_key(torch) >= oldest and (torch not in known or (known[torch] == "wheel" and not new_only))
+    ]  # fmt: skip
+    try:
+        _torch_rows(table, wanted, available, pip)
+    except SystemExit as exc:
+        raise SourceError(str(exc)) from exc
 
 
-def update_variants(table: Table, text: str) -> None:
-    """Variants per release of the compatibility matrix in RELEASE.md; a row it has anew is added, none is removed."""
-    header: list[str] = []
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        if "PyTorch version" in cells and any("CUDA" in cell for cell in cells):
-            header = cells
-            continue
-        if not header or not re.fullmatch(r"\d+\.\d+", cells[0]) or len(cells) != len(header):
-            continue
-        torch = cells[0]
-        named = {
-            "cu" + "".join(match)
-            for title, cell in zip(header, cells)
-            if "CUDA" in title
-            for match in re.findall(r"CUDA (\d+)\.(\d)", cell)
-        }
-        have = {row["variant"] for row in table["variants"] if row["torch"] == torch}
-        glibc = next((r["pypi_glibc"] for r in table["releases"] if r["torch"].startswith(torch + ".")), "2.28")
-        for variant in sorted(named - have):
-            row = {"torch": torch, "variant": variant, "glibc": glibc, "source": "release", "verified": True}
-            table["variants"].append(row)
-    table["variants"].sort(key=lambda r: (version_key(r["torch"]), version_key(r["variant"])))
+# ------------------------------------------------------------------------------------------------- everything in one run
 
 
-def update_arch_lists(table: Table, text: str, torch: str) -> None:
-    """GPU code per CUDA version of build_cuda.sh at a release's tag: a row grows by that release, or a new one starts."""
-    for cuda, listed in re.findall(r"^\s*(\d+\.\d+)\)[^)]*?TORCH_CUDA_ARCH_LIST=\"([\d.;+PTX]+)\"", text, re.M | re.S):
-        parts = listed.split(";")
-        arch = [part.removesuffix("+PTX") for part in parts]
-        ptx = next((part.removesuffix("+PTX") for part in parts if part.endswith("+PTX")), None)
-        variant = "cu" + cuda.replace(".", "")
-        rows = [r for r in table["arch_lists"] if r["variant"] == variant and r["machine"] == "x86_64"]
-        key = version_key(torch)
-        if any(version_key(r["torch_from"]) <= key <= version_key(r["torch_to"]) for r in rows):
-            same = next(r for r in rows if version_key(r["torch_from"]) <= key <= version_key(r["torch_to"]))
-            if (same["arch"], same["ptx"]) != (arch, ptx):
-                print(f"{variant} at torch {torch}: the table has {same['arch']}, the file {arch}", file=sys.stderr)
-                same.update(arch=arch, ptx=ptx)
-            continue
-        last = max(rows, key=lambda r: version_key(r["torch_to"]), default=None)
-        if last is not None and (last["arch"], last["ptx"]) == (arch, ptx) and version_key(last["torch_to"]) < key:
-            last["torch_to"] = torch
-            continue
-        table["arch_lists"].append(
-            {
-                "variant": variant, "torch_from": torch, "torch_to": torch, "machine": "x86_64", "system": "Linux",
-                "arch": arch, "ptx": ptx, "source": "arch", "verified": True,
-            }
-        )  # fmt: skip
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One source of one table: what it is called, where it is, whose rows it may change, and how they are read."""
+
+    name: str
+    table: str
+    place: str
+    own: str
+    read: Callable[[Table, str, Run], None]
 
 
-class _Cells(html.parser.HTMLParser):
-    """Rows of all tables of a page as lists of the texts of their cells."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self._inside = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """A row or a cell begins."""
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th") and self.rows:
-            self.rows[-1].append("")
-            self._inside = True
-
-    def handle_endtag(self, tag: str) -> None:
-        """A cell ends."""
-        if tag in ("td", "th"):
-            self._inside = False
-
-    def handle_data(self, data: str) -> None:
-        """Text in a cell."""
-        if self._inside and self.rows and self.rows[-1]:
-            self.rows[-1][-1] += data
+# What makes a row the same row before and after, per list of a table.
+KEYS = {
+    "releases": ("torch", "version"), "variants": ("torch", "variant"),
+    "arch_lists": ("variant", "machine", "system", "torch_from"), "toolkits": ("cuda",), "branches": ("branch",),
+    "floors": ("cuda",), "devices": ("device",), "runfiles": ("cuda", "machine"), "cudnn": ("cudnn", "cuda", "machine"),
+}  # fmt: skip
+BY_HAND = (
+    "architectures, precisions, systems, driver_packages, nvidia_repository, mirrors, errors; of drivers.yml the kernel"
+    " limits, ends of support and checksums"
+)
+NODE_TABLE = os.path.join(os.path.dirname(DATA), "..", "module_utils", "gpu_chips.py")
 
 
-def update_toolkits(table: Table, text: str) -> None:
-    """Toolkits of the release notes' table "CUDA Toolkit and Corresponding Driver Versions"."""
-    parser = _Cells()
-    parser.feed(text)
-    for cells in parser.rows:
-        words = [" ".join(cell.split()) for cell in cells]
-        match = re.match(r"CUDA (\d+\.\d+)(?:\.(\d+))?(?: (GA|Update (\d+)|RC))?\b", words[0]) if words else None
-        linux = re.match(r">=\s*(\d[\d.]+)", words[1]) if len(words) > 1 else None
-        if match is None or linux is None or match.group(3) == "RC":
-            continue
-        number = f"{match.group(1)}.{match.group(4) or match.group(2) or 0}"
-        windows = re.match(r">=\s*(\d[\d.]+)", words[2]) if len(words) > 2 else None
-        row = {"cuda": number, "linux": linux.group(1), "windows": windows.group(1) if windows else None}
-        table["toolkits"] = [r for r in table["toolkits"] if r["cuda"] != number]
-        table["toolkits"].append({**row, "source": "relnotes", "verified": True})
-    table["toolkits"].sort(key=lambda r: version_key(r["cuda"]), reverse=True)
+class Run:
+    """Tables and pages of one run: each table is read once, each page fetched once."""
+
+    def __init__(self, places: Mapping[str, str], pip: Runner, new_only: bool) -> None:
+        self.places, self.pip, self.new_only = places, pip, new_only
+        self.heads: dict[str, list[str]] = {}
+        self.tables: dict[str, Table] = {}
+        self.before: dict[str, str] = {}
+        self.code = self.code_before = ""
+        self.failed: list[str] = []
+        self._pages: dict[str, str] = {}
+
+    def table(self, name: str) -> Table:
+        """A committed table, as the steps before have changed it."""
+        if name not in self.tables:
+            self.heads[name], self.tables[name], self.before[name] = read(name)
+        return self.tables[name]
+
+    def page(self, place: str) -> str:
+        """The text of a source.
+
+        :raises SourceError: with the place and the reason.
+        """
+        if place not in self._pages:
+            try:
+                self._pages[place] = fetch(place)
+            except (OSError, ValueError) as exc:
+                reason = getattr(exc, "reason", None) or getattr(exc, "strerror", None) or exc
+                raise SourceError(f"{place}: {reason}") from exc
+        return self._pages[place]
+
+    def do(self, step: Step) -> str:
+        """One step on a copy of its table, which is kept only when the step came through. Returns a line of the summary."""
+        place = self.places.get(step.name, step.place)
+        after = copy.deepcopy(self.table(step.table))
+        try:
+            text = "" if step.name == "releases" else self.page(place)
+            step.read(after, text, self)
+        except SourceError as exc:
+            reason = str(exc) if place in str(exc) else f"{place}: {exc}"
+            self.failed.append(f"{step.name} ({reason})")
+            return f"FAILED  {reason}"
+        words = _settle(self.tables[step.table], after, step.own)
+        self.tables[step.table] = after
+        return words
+
+
+def _settle(before: Mapping[str, Any], after: Table, own: str) -> str:
+    """Put back what was changed of rows from elsewhere, and say what is new, changed and kept."""
+    new: list[str] = []
+    changed: list[str] = []
+    kept: list[str] = []
+    for section, keys in KEYS.items():
+        old_rows = {_key(row, keys): row for row in before.get(section) or []}
+        rows: list[Table] = []
+        for row in after.get(section) or []:
+            old = old_rows.pop(_key(row, keys), None)
+            if old is None:
+                new.append(_label(row, keys))
+            elif old != row and old["source"] != own and not _fills_gaps(old, row):
+                kept.append(_label(row, keys))
+                rows.append(dict(old))
+                continue
+            elif old != row:
+                changed.append(_label(row, keys))
+            rows.append(row)
+        if section in after:
+            # No source takes a row away: what it no longer names may still run somewhere.
+            after[section] = [*rows, *old_rows.values()]
+    words = [f"{len(found)} {what} ({_few(found)})" for what, found in (("new", new), ("changed", changed)) if found]
+    if kept:
+        words.append(f"{len(kept)} kept by hand though the source differs ({_few(kept)})")
+    return ", ".join(words) or "nothing new"
+
+
+def _fills_gaps(old: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether only what was null has a value now (and the note that said so is gone)."""
+    differing = [key for key in row if row[key] != old.get(key) and key != "note"]
+    return bool(differing) and all(old.get(key) is None for key in differing)
+
+
+def _key(row: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(row.get(key, "")) for key in keys)
+
+
+def _label(row: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return " ".join(part for part in _key(row, keys) if part)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _node_table(_table: Table, text: str, run: Run) -> None:
+    run.code, unknown = update_node_table(run.code, text)
+    if unknown:
+        raise SourceError(f"chips that gpu_chips.py must be taught by hand first: {', '.join(unknown)}")
+
+
+RAW = "https://raw.githubusercontent.com"
+SPACK = f"{RAW}/spack/spack-packages/develop/repos/spack_repo/builtin/packages"
+PCI_IDS = f"{RAW}/pciutils/pciids/master/pci.ids"
+STEPS = [
+    Step("releases", "torch", "the index that pip is configured for", "wheel",
+         lambda table, _text, run: update_releases(table, run.pip, new_only=run.new_only)),
+    Step("matrix", "torch", f"{RAW}/pytorch/pytorch/main/RELEASE.md", "release",
+         lambda table, text, _run: update_variants(table, text)),
+    Step("code", "torch", f"{RAW}/pytorch/pytorch/main/RELEASE.md", "arch",
+         lambda table, text, _run: update_support_matrix(table, text)),
+    Step("notes", "toolkits", "https://docs.nvidia.com/cuda/cuda-toolkit-release-notes/index.html", "relnotes",
+         lambda table, text, _run: update_toolkits(table, text)),
+    Step("drivers", "drivers", "https://docs.nvidia.com/datacenter/tesla/drivers/releases.json", "releases",
+         lambda table, text, run: update_branches(table, text, run.table("toolkits")["toolkits"])),
+    Step("chips", "chips", PCI_IDS, "pci", lambda table, text, _run: update_chips(table, text)),
+    Step("names", "chips", PCI_IDS, "pci", _node_table),
+    Step("runfiles", "cuda", f"{SPACK}/cuda/package.py", "spack",
+         lambda table, text, _run: update_runfiles(table, text)),
+    Step("cudnn", "cuda", f"{SPACK}/cudnn/package.py", "spack", lambda table, text, _run: update_cudnn(table, text)),
+]  # fmt: skip
+
+
+def update_all(places: Mapping[str, str], *, write: bool, new_only: bool) -> int:
+    """Every step of STEPS; prints a line per step, the difference, and what failed. Returns the exit status."""
+    run = Run(places, run_pip, new_only)
+    with open(NODE_TABLE, encoding="utf-8") as handle:
+        run.code = run.code_before = handle.read()
+    for step in STEPS:
+        words = run.do(step)
+        if step.name == "names" and run.code != run.code_before:
+            added = len(run.code.splitlines()) - len(run.code_before.splitlines())
+            words = f"{added} more lines" + (f"; {words}" if words.startswith("FAILED") else "")
+        where = "gpu_chips.py" if step.name == "names" else f"{step.table}.yml"
+        print(f"{where:14} {step.name:9} {words}")
+    print(f"by hand: {BY_HAND}")
+    files = {NODE_TABLE: (run.code_before, run.code)}
+    for name, table in run.tables.items():
+        if render(run.heads[name], table) != run.before[name] and write:
+            table["as_of"] = datetime.date.today().isoformat()
+        files[os.path.join(DATA, f"{name}.yml")] = (run.before[name], render(run.heads[name], table))
+    differs = {path: texts for path, texts in files.items() if texts[0] != texts[1]}
+    for path, (before, after) in differs.items():
+        if write:
+            with open(path, "w", encoding="utf-8") as handle:
+                handle.write(after)
+        else:
+            name = os.path.basename(path)
+            lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), name, f"{name} (source)")
+            sys.stdout.writelines(lines)
+    names = ", ".join(os.path.basename(path) for path in differs)
+    print(
+        f"written, to be reviewed: {names}"
+        if write and differs
+        else f"differs: {names}"
+        if differs
+        else "nothing differs"
+    )
+    for failure in run.failed:
+        print(f"not read: {failure}", file=sys.stderr)
+    return 3 if run.failed else 1 if differs and not write else 0
 
 
 # ------------------------------------------------------------------------------------------------------- command line
 
 
 def fetch(place: str) -> str:
-    """The text of a file, or of an https URL."""
-    if place.startswith("https://"):
+    """The text of a file, of an https URL, or of an http URL of this very machine (a mirror, a test).
+
+    :raises OSError: when it cannot be read (urllib's errors are such).
+    """
+    if re.match(r"https://|http://(127\.0\.0\.1|localhost)[:/]", place):
         with urllib.request.urlopen(place, timeout=60) as response:  # noqa: S310  the scheme is checked above
             return str(response.read().decode("utf-8"))
     with open(place, encoding="utf-8") as handle:
@@ -356,9 +497,18 @@ def fetch(place: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Update one table; 0 when nothing differs or it was written, 1 when it differs."""
+    """Update one table or all; see the exit status above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
+    every = commands.add_parser("all", help="every table from every source in one run")
+    every.add_argument("--write", action="store_true", help="write the tables instead of only showing the difference")
+    every.add_argument(
+        "--new-only", action="store_true", help="do not ask again for torch releases that are in the table"
+    )
+    every.add_argument(
+        "--source", action="append", default=[], metavar="NAME=PLACE",
+        help=f"another place (file or URL) for one of {', '.join(step.name for step in STEPS[1:])}",
+    )  # fmt: skip
     for name in ("torch", "variants", "arch-lists", "toolkits"):
         command = commands.add_parser(name)
         command.add_argument(
@@ -371,6 +521,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "arch-lists":
             command.add_argument("--torch", required=True, help="the release whose build_cuda.sh this is, such as 2.16")
     options = parser.parse_args(arguments)
+    if options.command == "all":
+        places = dict(pair.partition("=")[::2] for pair in options.source)
+        unknown = set(places) - {step.name for step in STEPS[1:]}
+        if unknown or not all(places.values()):
+            parser.error(f"--source: no such source, or no place for it: {', '.join(sorted(unknown or places))}")
+        return update_all(places, write=options.write, new_only=options.new_only)
     name = "toolkits" if options.command == "toolkits" else "torch"
     head, table, before = read(name)
     if options.command == "torch":

@@ -22,6 +22,7 @@ CLASSES = {
     "E11": "wrong_wheel",
     "E12": "wrong_wheel",
     "glibc-too-old": "wrong_wheel",
+    "libstdcxx-old": "wrong_wheel",
     "shadowed-library": "wrong_wheel",
     "undefined-symbol": "wrong_wheel",
     "E13": "missing_package",

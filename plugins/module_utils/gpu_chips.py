@@ -6,7 +6,7 @@
 AnsiballZ ships Python files only, so the table is Python. Sources, one per block of rows:
 
 * device ids and names: the PCI ID database (github.com/pciutils/pciids, file ``pci.ids``) at the version that is the
-  block's key. ``tests/gpu/update_chip_table.py`` prints what a newer ``pci.ids`` has besides.
+  block's key. ``tools/update_tables.py all`` adds what a newer ``pci.ids`` has besides.
 * compute capability by chip: NVIDIA "CUDA GPU Compute Capability" list, and the architecture table of the CUDA
   installation guide (read 2026-11).
 * the three coarse ranges: supported-chip boundaries in NVIDIA's installer (``nvidia-installer``), read 2026-11.

@@ -202,7 +202,9 @@ def _device(environment: str, models: Iterable[Model]) -> str:
 def work(models: Iterable[Model], settings: Settings, seen: Mapping[str, Any], force: bool = False) -> dict[str, Any]:
     """What to do about what C(observe) found: C(code), C(environments), C(weights), C(smoke) (lists), C(tools) (bool).
 
-    C(needed_bytes), C(free_bytes) and C(too_small) (a sentence, or empty) are for the check before the first byte.
+    C(torch) lists the environments whose torch is to be tried: those that are made anew and those of the models that are
+    asked, whatever the reason. C(needed_bytes), C(free_bytes) and C(too_small) (a sentence, or empty) are for the check
+    before the first byte.
     """
     models = list(models)
     drift, found = set(seen.get("drift") or []), seen.get("seen") or {}
@@ -222,7 +224,6 @@ def work(models: Iterable[Model], settings: Settings, seen: Mapping[str, Any], f
                 "prefix": where["environment"],
                 "python": _python_argument(model, settings),
                 "lock": model["python"]["lock"],
-                "device": _device(environment, models),
             }
             if found.get(f"environment:{environment}", {}).get("state") in (None, "absent"):
                 needed += int(model["python"]["installed_bytes"])
@@ -234,6 +235,7 @@ def work(models: Iterable[Model], settings: Settings, seen: Mapping[str, Any], f
                 {
                     **model["smoke"],
                     "name": name,
+                    "environment": environment,
                     "precision": model["precision"],
                     "device": model["device"],
                     "fingerprint": model["fingerprint"],
@@ -244,6 +246,8 @@ def work(models: Iterable[Model], settings: Settings, seen: Mapping[str, Any], f
                     "again": force or healed,
                 }
             )
+    tried = {environment: row["prefix"] for environment, row in environments.items()}
+    tried.update({row["environment"]: row["environment_prefix"] for row in smoke})
     free = int(found.get("disk", {}).get("free_bytes") or 0)
     too_small = ""
     if needed and free < needed + RESERVE_BYTES:
@@ -257,6 +261,10 @@ def work(models: Iterable[Model], settings: Settings, seen: Mapping[str, Any], f
         "environments": list(environments.values()),
         "weights": weights,
         "smoke": smoke,
+        "torch": [
+            {"name": environment, "prefix": prefix, "device": _device(environment, models)}
+            for environment, prefix in tried.items()
+        ],
         "tools": force or "tools" in drift,
         "needed_bytes": needed,
         "free_bytes": free,
@@ -334,13 +342,28 @@ def outcome(
     Keys C(role), C(ok), C(changed), C(checks), C(versions), C(notes) as every role, and C(models): name to what is where
     and what it answered.
     """
-    models = list(models)
+    models, torch = list(models), list(torch)
     found, rows = last.get("seen") or {}, {row["key"]: row for row in last.get("items") or []}
     failed = _failed_smoke(tests)
+    broken = {
+        str((test.get("__llm_model_environment") or {}).get("name", "")): test
+        for test in torch
+        if test.get("verdict") == "failed"
+    }
+    unasked = {m["name"]: m["python"]["environment"] for m in models if m["python"]["environment"] in broken}
     checks: list[dict[str, Any]] = []
+    for environment, test in broken.items():
+        detail = f"{test.get('title', '')}: {test.get('explanation', '')}"
+        remedy = str(test.get("remedy", ""))
+        checks.append({"name": f"torch:{environment}", "ok": False, "detail": detail, "remedy": remedy})
     for key, row in rows.items():
         name = key.partition(":")[2]
         if not row["differs"] or (key.startswith("smoke:") and name in failed):
+            continue
+        if key.startswith("smoke:") and name in unasked:
+            # Its torch says why and what to do; the model itself has nothing to add.
+            detail = f"not asked, because the torch of its environment {unasked[name]} does not compute"
+            checks.append({"name": key, "ok": False, "detail": detail, "remedy": ""})
             continue
         reasons = "; ".join(row["reasons"])
         checks.append({"name": key, "ok": False, "detail": reasons, "remedy": "Run the play without --check."})
@@ -359,17 +382,6 @@ def outcome(
                 "class": str(error.get("class", "other")),
             }
         )
-    for test in torch:
-        environment = test.get("__llm_model_environment") or {}
-        if test.get("verdict") == "failed":
-            checks.append(
-                {
-                    "name": f"torch:{environment.get('name', '')}",
-                    "ok": False,
-                    "detail": f"{test.get('title', '')}: {test.get('explanation', '')}",
-                    "remedy": str(test.get("remedy", "")),
-                }
-            )
     notes = [
         f"{environment.get('name', '')}: {test.get('title', '')}. {test.get('remedy', '')}".strip()
         for test in torch

@@ -594,6 +594,10 @@ class _Solver:
 
     def _new(self, branch: int, wanted: str | None, installed: Driver | None) -> Driver:
         action = "install"
+        if wanted is None and self.pins.get("driver_method") == "runfile":
+            # A runfile has one version: the newest of the branch whose checksum is known.
+            known = [r["version"] for r in self.tables.drivers["releases"] if version(r["version"])[0] == branch]
+            wanted = max(known, key=version, default=None)
         if installed is not None:
             here = version(installed.version or installed.branch)
             # A branch without a version stands for its newest release.
@@ -619,8 +623,8 @@ class _Solver:
             return chosen, Violation(
                 "module-flavour", f"{pinned} modules", f"{wanted} for {names} with branch {driver.branch}"
             )
-        if driver.action == "keep" and (not driver.flavour or driver.flavour in cards):
-            return dataclasses.replace(driver, flavour=driver.flavour or (fitting or shipped)[0]), None
+        if driver.action == "keep" and (driver.flavour in cards if driver.flavour else fitting):
+            return dataclasses.replace(driver, flavour=driver.flavour or fitting[0]), None
         if fitting:
             action = "reinstall" if driver.action == "keep" else driver.action
             return dataclasses.replace(driver, flavour=fitting[0], action=action), None
@@ -1170,8 +1174,6 @@ class _Solver:
         known = [r for r in self.tables.drivers["releases"] if version(r["version"])[0] == driver.branch]
         method = self._method(driver)
         wanted = driver.version
-        if wanted is None and method == "runfile" and known:
-            wanted = str(max(known, key=lambda r: version(r["version"]))["version"])
         lifted = sorted(
             {b.cuda for n, b in trial.builds.items() if b is not None and b.cuda and trial.compat[n]}, key=version
         )

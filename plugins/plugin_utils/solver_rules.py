@@ -194,9 +194,13 @@ def rhel_kernel(kernel: str) -> Version:
 
 
 def kernel_limit(tables: Tables, driver: Driver, kernel: str) -> tuple[Row, str] | None:
-    """The row of the limit that the running kernel exceeds, and the limit."""
+    """The row of the limit that the running kernel exceeds, and the limit.
+
+    A branch without a version stands for its newest release: only what limits the whole branch (up to C(450.999)) binds it.
+    """
+    mine_or_newest = version(driver.version) if driver.version is not None else (driver.branch, 999)
     for row in tables.drivers["kernel_limits"]:
-        if row["branch"] != driver.branch or driver.version is None or version(driver.version) > version(row["up_to"]):
+        if row["branch"] != driver.branch or mine_or_newest > version(row["up_to"]):
             continue
         if row["kernel_from"] and kernel_version(kernel) and kernel_version(kernel) >= version(row["kernel_from"]):
             return row, f"a kernel older than {row['kernel_from']}"

@@ -34,6 +34,17 @@ def long(role: str) -> bool:
     return NIGHTLY or role in LONG
 
 
+def images() -> list[str]:
+    """The node images to try: those of C(GPUFLEET_PLATFORMS), else all five at night and Debian 12 by day."""
+    chosen = [name.strip() for name in os.environ.get("GPUFLEET_PLATFORMS", "").split(",") if name.strip()]
+    platforms = vars_of(".config/molecule/platforms.yml")["platforms"]
+    return [
+        platform["image"]
+        for platform in platforms
+        if (platform["name"] in chosen if chosen else NIGHTLY or platform["name"] == "debian12")
+    ]
+
+
 @dataclass
 class Play:
     """A finished playbook run: exit status, output, the recap's numbers per host, and what observe saw."""

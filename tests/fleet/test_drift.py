@@ -12,16 +12,11 @@ import os
 
 import pytest
 from drift import IN_TURN, REFUSALS, Refusal, rounds
-from harness import NIGHTLY, Fleet, Play, running, vars_of
+from harness import NIGHTLY, Fleet, Play, images, running, vars_of
 
 LONG = os.environ.get("GPUFLEET_LONG", "cuda").split()
 ROLES = ["git", "nginx", "anaconda", *(["cuda"] if NIGHTLY or "cuda" in LONG else []), "llm_model"]
-CHOSEN = os.environ.get("GPUFLEET_PLATFORMS", "").split(",")
-IMAGES = [
-    platform["image"]
-    for platform in vars_of(".config/molecule/platforms.yml")["platforms"]
-    if (platform["name"] in CHOSEN if CHOSEN != [""] else NIGHTLY or platform["name"] == "debian12")
-]
+IMAGES = images()
 # By day on Debian 12 alone: minutes each
 SLOW = (*IN_TURN, "llm_model")
 CASES = [(image, role) for image in IMAGES for role in ROLES if NIGHTLY or role not in SLOW or image == "debian12"]

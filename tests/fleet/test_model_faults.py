@@ -1,7 +1,10 @@
 # Copyright: gpufleet.llm contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What can go wrong with a model's parts on the way, with the real huggingface_hub, git and uv on a node."""
+"""What can go wrong with a model's parts on the way, with the real huggingface_hub, git and uv on a node.
+
+On Debian 12; on every distribution at night.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness import Fleet, Play, running
+from harness import NIGHTLY, Fleet, Play, images, running
 
 BASE = "/opt/gpufleet"
 DEPOT = "https://depot.gpufleet.test"
@@ -27,10 +30,10 @@ WANTED = {
 }
 
 
-@pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
+@pytest.fixture(scope="module", params=images() if NIGHTLY else ["debian12"])
+def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     """One node on which both models answer."""
-    with running("modelfaults", {"n1": "debian12"}) as up:
+    with running("modelfaults", {"n1": request.param}) as up:
         up.role("git")
         up.role("llm_model", **WANTED)
         yield up

@@ -437,9 +437,11 @@ def test_a_venv_by_uv_through_the_mirror(node: Any, around: Around, env: dict[st
     tools = around.module("conda_env", prefix=env["prefix"], conda=env["conda"], python="3.11", **common)
     assert tools["changed"] is True, tools
     assert tools["installer"] == "pip"
-    wish = {"prefix": f"{ENVS}/two", "manager": "venv", "python": f"{env['prefix']}/bin/python", "exact": True,
+    # By its full name: the fixture's conda copies the node's own Python, whose plain name is another one on Debian 13.
+    wish = {"prefix": f"{ENVS}/two", "manager": "venv", "python": f"{env['prefix']}/bin/python3.11", "exact": True,
             "uv": f"{env['prefix']}/bin/uv", **common}  # fmt: skip
     made = around.module("conda_env", **wish)
+    assert not made.get("failed"), made
     assert (made["changed"], made["installer"], made["manager"]) == (True, "uv", "venv"), made
     assert around.module("conda_env", **wish)["changed"] is False
     node.check_output(f"rm {ENVS}/two/lib/python3*/site-packages/tqdm-*.dist-info/RECORD")

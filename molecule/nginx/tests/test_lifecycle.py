@@ -8,6 +8,8 @@ Each step starts from where the one before left the node, as in real life; each 
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,7 @@ OURS = [
     "/etc/apt/apt.conf.d/90nginx-gpufleet",
     "/etc/yum.repos.d/nginx-gpufleet.repo",
     "/etc/pki/rpm-gpg/RPM-GPG-KEY-nginx-gpufleet",
+    "/etc/apt/nginx-gpufleet.mirrors",
     "/etc/systemd/system/nginx.service.d/50-gpufleet-hardening.conf",
     "/etc/nginx/gpufleet",
     "/etc/nginx/nginx.conf",
@@ -140,7 +143,7 @@ def test_hold(node: Any, node_name: str, play: Callable[..., Any]) -> None:
 def test_another_source_and_back(node: Any, node_name: str, play: Callable[..., Any]) -> None:
     step(play, node_name, nginx_source="distribution", nginx_version="")
     assert package(node) != official(node, "1.24.0") and not package(node).endswith(".ngx")
-    assert not any(node.file(path).exists for path in OURS[:6])
+    assert not any(node.file(path).exists for path in OURS[:7])
     assert running(node)
     step(play, node_name)
     assert package(node) == official(node, "1.24.0")
@@ -173,6 +176,36 @@ def test_a_mirror_with_an_authority_of_its_own(node: Any, node_name: str, play: 
         node.check_output(f"mv /etc/site-ca.pem {anchor} && update-ca-certificates --fresh")
     step(play, node_name)
     assert package(node) == official(node, "1.24.0")
+
+
+def test_a_place_that_is_down_or_wrong_leads_to_the_next(
+    node: Any, node_name: str, play: Callable[..., Any], depot: Callable[..., str]
+) -> None:
+    apt = distribution(node) in ("debian", "ubuntu")
+    upstream = "https://nginx.org/packages/" if apt else "https://nginx.org/packages/rhel/"
+    # The first is down. The other two are the depot under two spellings of a path: by the first it gives wrong packages.
+    odd, path = ("apt/./nginx/", "apt/nginx/") if apt else ("%72pm/nginx/", "rpm/nginx/")
+    places = ["https://127.0.0.1:1/", f"https://depot.gpufleet.test/{odd}", f"https://depot.gpufleet.test/{path}"]
+    node.check_output("apt-get clean" if apt else "dnf -q clean packages")
+    depot("clear-log")
+    depot("fault", json.dumps({"path": f"^/{re.escape(odd)}.*[.](deb|rpm)$", "corrupt": True}))
+    step(play, node_name, nginx_version="1.28.0", nginx_mirror_overrides={"rewrite": {upstream: places}})
+    assert package(node) == official(node, "1.28.0")
+    asked = [json.loads(line)["path"] for line in depot("log").splitlines() if line]
+    packages = [one for one in asked if one.endswith((".deb", ".rpm")) and "1.28.0" in one]
+    wrong = [one.startswith(f"/{odd}") for one in packages]
+    assert wrong[0] and wrong.index(False) == len(wrong) - 1, asked
+    step(play, node_name)
+    assert package(node) == official(node, "1.24.0")
+    assert not node.file(OURS[6]).exists
+
+
+def test_a_key_is_trusted_though_a_later_place_is_down(node: Any, node_name: str, play: Callable[..., Any]) -> None:
+    key = next(path for path in KEYS if node.file(path).exists)
+    node.check_output("rm %s", key)
+    keys = ["https://depot.gpufleet.test/keys/", "https://127.0.0.1:1/"]
+    step(play, node_name, nginx_mirror_overrides={"rewrite": {"https://nginx.org/keys/": keys}})
+    assert node.file(key).exists
 
 
 def test_gone_is_gone(node: Any, node_name: str, play: Callable[..., Any]) -> None:

@@ -164,7 +164,7 @@ def ensure_host(install: bool = True) -> None:
 
 
 def _existing(path: Path) -> Path:
-    while not path.exists():
+    while not os.path.exists(path):  # false, and no error, where this user may not look
         path = path.parent
     return path
 

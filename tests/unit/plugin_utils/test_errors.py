@@ -128,6 +128,9 @@ MESSAGES = [
      "glibc elf/dl-lookup.c"),
     ("glibc-too-old", "ImportError: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.28' not found (required by "
                       "/opt/env/lib/libtorch_cpu.so)", "glibc elf/dl-version.c"),
+    ("libstdcxx-old", "ImportError: /opt/old/lib/libstdc++.so.6: version `CXXABI_1.3.5' not found (required by "
+                      "/opt/env/lib/python3.11/site-packages/torch/lib/libtorch_python.so)", "glibc elf/dl-version.c"),
+    ("libstdcxx-old", "ImportError: version `GLIBCXX_3.4.30' not found", "glibc elf/dl-version.c"),
     ("host-out-of-memory", "Out of memory: Killed process 4711 (python) total-vm:9kB", "kernel log"),
     ("crash", "Fatal Python error: Segmentation fault", "CPython faulthandler"),
 ]  # fmt: skip
@@ -176,6 +179,13 @@ def test_the_driver_number_is_read() -> None:
     )
     assert "CUDA 12.8" in found["cause"]
     assert "CUDA 13.0" in found["cause"]
+
+
+def test_the_file_that_is_too_old_is_named() -> None:
+    message = "ImportError: /opt/old/lib/libstdc++.so.6: version `GLIBCXX_3.4.22' not found (required by /env/libtorch_cpu.so)"
+    found = errors.classify(message)
+    assert "/opt/old/lib/libstdc++.so.6" in found["cause"] and "GLIBCXX_3.4.22" in found["cause"]
+    assert "/etc/ld.so.conf.d" in found["remedy"]
 
 
 def test_a_warning_does_not_hide_what_ended_the_run() -> None:

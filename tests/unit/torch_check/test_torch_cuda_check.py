@@ -163,6 +163,20 @@ def test_a_missing_libcuda_is_e7(bare_venv: Path, check: Check, gcc: Gcc, tmp_pa
     assert [one["name"] for one in result["libraries"]["missing"]] == ["libcuda.so.1"]
 
 
+def test_an_old_c_plus_plus_library_before_the_systems_is_named(
+    torch_cpu: Path, check: Check, gcc: Gcc, tmp_path: Path
+) -> None:
+    """The real PyTorch takes the libstdc++ of an old compiler, as one in /etc/ld.so.conf.d would be taken."""
+    versions = tmp_path / "versions"
+    versions.write_text("GLIBCXX_3.4 { one; };\nCXXABI_1.3 { two; };\n")
+    flags = ("-shared", "-fPIC", "-Wl,-soname,libstdc++.so.6", f"-Wl,--version-script={versions}")
+    old = gcc(tmp_path / "old" / "libstdc++.so.6", "int one; int two;", *flags)
+    result = complete(check(prefix=str(torch_cpu), device="cpu", environment={"LD_LIBRARY_PATH": str(old.parent)}))
+    assert (result["verdict"], result["cause"]) == ("failed", "libstdcxx-old")
+    assert str(old) in result["explanation"] and "/etc/ld.so.conf.d" in result["remedy"]
+    assert complete(check(prefix=str(torch_cpu), device="cpu"))["verdict"] == "ok"
+
+
 @pytest.fixture
 def cusparse_env(bare_venv: Path, gcc: Gcc, nvidia_wheel: Callable[[str, Path], None]) -> Path:
     """An environment as torch 2.1 makes it: NVIDIA's own libcusparse 12.1.0.106 and libnvJitLink 12.1.105."""

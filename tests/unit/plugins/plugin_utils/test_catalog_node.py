@@ -121,7 +121,15 @@ def test_a_healed_environment_is_asked_again_for_every_model_in_it():
 def test_torch_is_tried_where_its_models_run(model, device, expected):
     wanted = [{**one, "device": device} for one in models(model)]
     work = catalog_node.work(wanted, SETTINGS, looked([f"environment:{wanted[0]['python']['environment']}"]))
-    assert [row["device"] for row in work["environments"]] == [expected]
+    assert [row["device"] for row in work["torch"]] == [expected]
+
+
+def test_torch_is_tried_before_a_model_is_asked_also_where_its_environment_is_as_it_should_be():
+    work = catalog_node.work(models("tiny_qwen2", "tiny_whisper"), SETTINGS, looked(["smoke:tiny_qwen2"]))
+    assert work["environments"] == []
+    assert work["torch"] == [{"name": "tiny_cpu", "prefix": "/r/envs/tiny_cpu", "device": "cpu"}]
+    assert [(row["name"], row["environment"]) for row in work["smoke"]] == [("tiny_qwen2", "tiny_cpu")]
+    assert catalog_node.work(models("tiny_qwen2"), SETTINGS, looked(["code:tiny_qwen2"]))["torch"] == []
 
 
 def test_only_missing_bytes_count_and_too_few_free_ones_are_told():
@@ -225,6 +233,19 @@ def test_torch_that_fails_is_a_check_and_a_warning_is_a_note():
     told = catalog_node.outcome([model], SETTINGS, last_look(model), torch=torch)
     assert {"name": "torch:a", "ok": False, "detail": "T: E", "remedy": "R"} in told["checks"]
     assert told["notes"] == ["b: W. Q"]
+
+
+def test_a_model_whose_torch_fails_is_not_asked_and_says_so():
+    (model,) = models("tiny_qwen2")
+    torch = [{"verdict": "failed", "title": "T", "explanation": "E", "remedy": "R",
+              "__llm_model_environment": {"name": "tiny_cpu"}}]  # fmt: skip
+    skipped = [{"skipped": True, "__llm_model_test": {"name": "tiny_qwen2"}}]
+    last = {**last_look(model, differs=["smoke:tiny_qwen2"]), "seen": {}}
+    told = catalog_node.outcome([model], SETTINGS, last, tests=skipped, torch=torch)
+    assert not told["ok"]
+    assert [(c["name"], c["remedy"]) for c in told["checks"]] == [("torch:tiny_cpu", "R"), ("smoke:tiny_qwen2", "")]
+    assert "the torch of its environment tiny_cpu does not compute" in told["checks"][1]["detail"]
+    assert told["models"]["tiny_qwen2"]["smoke"] == "not passed"
 
 
 def test_a_licence_with_a_condition_is_noted():

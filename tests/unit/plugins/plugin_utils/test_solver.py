@@ -308,6 +308,26 @@ def test_an_installed_driver_is_kept_while_it_does() -> None:
     assert (other["driver"]["action"], other["driver"]["flavour"]) == ("reinstall", "open")
 
 
+def test_the_runfile_that_a_pinned_branch_means_must_compile_too() -> None:
+    result = plan(T4, os={"kernel": "6.5.0-14-generic"}, pins={"driver_branch": 525, "driver_method": "runfile"})
+    assert result["driver"]["version"] == "525.85.05"
+    assert rules(result) == {"kernel-limit"}
+
+
+def test_a_branch_of_which_no_release_compiles_is_refused_without_a_version() -> None:
+    new, old = {"kernel": "6.5.0-14-generic"}, {"kernel": "5.15.0-91-generic"}
+    pins = {"driver_branch": 450, "torch": "2.0.1", "python": "3.10"}
+    assert rules(plan(T4, os=new, pins=pins)) == {"kernel-limit"}
+    assert rules(plan(T4, os=old, pins=pins)) == set()
+    # Of 525 only releases up to 525.85.05 are limited; the branch stands for its newest.
+    assert rules(plan(T4, os=new, pins={"driver_branch": 525})) == set()
+
+
+def test_an_installed_driver_of_unknown_flavour_does_not_drive_cards_that_share_none() -> None:
+    volta_and_blackwell = plan("1db4", RTX5090, driver={"version": "580.65.06", "flavour": None, "loaded": True})
+    assert "one-driver-for-all-cards" in rules(volta_and_blackwell)
+
+
 def test_a_running_driver_needs_no_kernel_check() -> None:
     hwe = {"kernel": "6.5.0-14-generic"}
     running = {"version": "525.85.05", "flavour": "proprietary", "loaded": True}
