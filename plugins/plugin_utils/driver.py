@@ -343,10 +343,9 @@ def _install(
     plan["items"] = items(plan, settings, gpu)
     # The repository of another method would offer the same packages in other versions: it goes, unless the role cuda uses it.
     wanted = {source["path"] for source in plan["sources"]}
-    forgotten = (
-        [] if node["cuda_repository"] else [p for places in nvidia_repository.PATHS.values() for p in places.values()]
-    )
-    forgotten = [driver_files.DEBIAN_SOURCE, *(forgotten if method != "nvidia_repo" else [])]
+    forgotten = [driver_files.DEBIAN_SOURCE]
+    if method != "nvidia_repo" and not node["cuda_repository"]:
+        forgotten += [path for places in nvidia_repository.PATHS.values() for path in places.values()]
     plan["items"] += [{"kind": "absent", "path": path} for path in forgotten if path not in wanted]
     if foreign:
         # Also where it is the same version: library and module are as wanted, but not by whom.

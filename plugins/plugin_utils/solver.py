@@ -592,12 +592,15 @@ class _Solver:
         fresh = self._new(target, None, installed)
         return [installed, fresh] if installed else [fresh]
 
+    def _releases(self, branch: int) -> list[Row]:
+        """The rows of a branch's releases, whose checksums are known."""
+        return [r for r in self.tables.drivers["releases"] if version(r["version"])[0] == branch]
+
     def _new(self, branch: int, wanted: str | None, installed: Driver | None) -> Driver:
         action = "install"
         if wanted is None and self.pins.get("driver_method") == "runfile":
             # A runfile has one version: the newest of the branch whose checksum is known.
-            known = [r["version"] for r in self.tables.drivers["releases"] if version(r["version"])[0] == branch]
-            wanted = max(known, key=version, default=None)
+            wanted = max((r["version"] for r in self._releases(branch)), key=version, default=None)
         if installed is not None:
             here = version(installed.version or installed.branch)
             # A branch without a version stands for its newest release.
@@ -1171,21 +1174,21 @@ class _Solver:
         driver = trial.driver
         cudas = [b.cuda for b in trial.builds.values() if b is not None and b.cuda]
         floors = [f[0] for f in (solver_rules.mvc_floor(self.tables, c, self.system) for c in cudas) if f is not None]
-        known = [r for r in self.tables.drivers["releases"] if version(r["version"])[0] == driver.branch]
         method = self._method(driver)
-        wanted = driver.version
         lifted = sorted(
             {b.cuda for n, b in trial.builds.items() if b is not None and b.cuda and trial.compat[n]}, key=version
         )
         out.update(
             action=driver.action,
             branch=driver.branch,
-            version=wanted,
+            version=driver.version,
             version_floor=max(floors, key=version, default=None),
             flavour=driver.flavour or None,
             method=method,
             cuda_api=driver.cuda_api,
-            sha256=next((str(r["sha256"]) for r in known if r["version"] == wanted), None),
+            sha256=next(
+                (str(r["sha256"]) for r in self._releases(driver.branch) if r["version"] == driver.version), None
+            ),
         )
         if lifted:
             package = f"cuda-compat-{'-'.join(str(n) for n in release(lifted[-1]))}"
