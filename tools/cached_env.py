@@ -19,7 +19,7 @@ import subprocess
 import sys
 import venv
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 TORCH = "2.13.0"
@@ -40,32 +40,33 @@ def locked(name: str) -> Iterator[None]:
         yield
 
 
+def once(name: str, target: Path, make: Callable[[Path], None]) -> Path:
+    """*target*, made by *make* unless it is there and whole: a mark inside says so. Raises what *make* raises."""
+    done = target / ".gpufleet-complete"
+    with locked(name):
+        if not done.is_file():
+            shutil.rmtree(target, ignore_errors=True)
+            make(target)
+            done.touch()
+    return target
+
+
 def torch_cpu() -> Path:
     """The shared venv with PyTorch for the CPU. Raises subprocess.CalledProcessError when pip cannot install it.
 
     Nobody installs anything else into it.
     """
-    target = cache() / "venvs" / f"torch-{TORCH}-cpu"
-    done = target / ".gpufleet-complete"
-    with locked(f"torch-{TORCH}-cpu"):
-        if not done.is_file():
-            shutil.rmtree(target, ignore_errors=True)
-            venv.create(target, with_pip=True, symlinks=True)
-            subprocess.run(
-                [str(target / "bin" / "python"), "-m", "pip", "install", "-q", f"torch=={TORCH}"], check=True
-            )
-            done.touch()
-    return target
+
+    def make(target: Path) -> None:
+        venv.create(target, with_pip=True, symlinks=True)
+        subprocess.run([str(target / "bin" / "python"), "-m", "pip", "install", "-q", f"torch=={TORCH}"], check=True)
+
+    return once(f"torch-{TORCH}-cpu", cache() / "venvs" / f"torch-{TORCH}-cpu", make)
 
 
 def pip() -> list[str]:
     """A command that is pip: the tool chain's venv has none, so the cache holds one of its own (ensurepip)."""
-    target = cache() / "venvs" / "pip"
-    with locked("pip"):
-        if not (target / ".gpufleet-complete").is_file():
-            shutil.rmtree(target, ignore_errors=True)
-            venv.create(target, with_pip=True, symlinks=True)
-            (target / ".gpufleet-complete").touch()
+    target = once("pip", cache() / "venvs" / "pip", lambda path: venv.create(path, with_pip=True, symlinks=True))
     return [str(target / "bin" / "python"), "-m", "pip"]
 
 
@@ -99,34 +100,31 @@ def nvidia_userland() -> Path:
     They come through apt from the mirror of this machine's own sources, out of the component non-free, with lists and
     cache of their own. Raises OSError where there is no Debian, subprocess.CalledProcessError when apt has them not.
     """
-    target = cache() / "nvidia-userland"
-    with locked("nvidia-userland"):
-        if (target / ".gpufleet-complete").is_file():
-            return target
-        shutil.rmtree(target, ignore_errors=True)
-        if "ID=debian" not in Path("/etc/os-release").read_text(encoding="utf-8").splitlines():
-            raise OSError("this machine is no Debian")
-        for folder in ("lists/partial", "apt/archives/partial", "debs", "files", "bin", "lib"):
-            (target / folder).mkdir(parents=True)
-        (target / "non-free.list").write_text("\n".join(_non_free()) + "\n", encoding="utf-8")
-        options = {
-            "Dir::Etc::sourcelist": target / "non-free.list", "Dir::Etc::sourceparts": "/dev/null",
-            "Dir::State::lists": target / "lists", "Dir::Cache": target / "apt", "APT::Sandbox::User": "root",
-        }  # fmt: skip
-        apt = ["apt-get", "-qq", *(f"-o{key}={value}" for key, value in options.items())]
-        for command in (["update"], ["download", "nvidia-smi", "libnvidia-ml1"]):
-            subprocess.run([*apt, *command], check=True, capture_output=True, text=True, cwd=target / "debs")
-        for deb in (target / "debs").glob("*.deb"):
-            subprocess.run(["dpkg-deb", "-x", str(deb), str(target / "files")], check=True)
-        for path in (target / "files" / "usr" / "lib").rglob("*"):
-            if path.name == "nvidia-smi" and path.is_file():
-                shutil.copy2(path, target / "bin")
-            elif path.name.startswith("libnvidia-ml.so."):
-                shutil.copy2(path, target / "lib", follow_symlinks=False)
-        for folder in ("lists", "apt", "debs", "files"):
-            shutil.rmtree(target / folder)
-        (target / ".gpufleet-complete").touch()
-    return target
+    return once("nvidia-userland", cache() / "nvidia-userland", _userland)
+
+
+def _userland(target: Path) -> None:
+    if "ID=debian" not in Path("/etc/os-release").read_text(encoding="utf-8").splitlines():
+        raise OSError("this machine is no Debian")
+    for folder in ("lists/partial", "apt/archives/partial", "debs", "files", "bin", "lib"):
+        (target / folder).mkdir(parents=True)
+    (target / "non-free.list").write_text("\n".join(_non_free()) + "\n", encoding="utf-8")
+    options = {
+        "Dir::Etc::sourcelist": target / "non-free.list", "Dir::Etc::sourceparts": "/dev/null",
+        "Dir::State::lists": target / "lists", "Dir::Cache": target / "apt", "APT::Sandbox::User": "root",
+    }  # fmt: skip
+    apt = ["apt-get", "-qq", *(f"-o{key}={value}" for key, value in options.items())]
+    for command in (["update"], ["download", "nvidia-smi", "libnvidia-ml1"]):
+        subprocess.run([*apt, *command], check=True, capture_output=True, text=True, cwd=target / "debs")
+    for deb in (target / "debs").glob("*.deb"):
+        subprocess.run(["dpkg-deb", "-x", str(deb), str(target / "files")], check=True)
+    for path in (target / "files" / "usr" / "lib").rglob("*"):
+        if path.name == "nvidia-smi" and path.is_file():
+            shutil.copy2(path, target / "bin")
+        elif path.name.startswith("libnvidia-ml.so."):
+            shutil.copy2(path, target / "lib", follow_symlinks=False)
+    for folder in ("lists", "apt", "debs", "files"):
+        shutil.rmtree(target / folder)
 
 
 def _non_free() -> list[str]:
@@ -153,13 +151,12 @@ def _link(source: str, target: str) -> None:
 def unpack(requirement: str, target: Path) -> None:
     """Lay the files of a wheel out as pip would in a site-packages directory. They are links: nobody writes to them."""
     source = wheel(requirement)
-    folder = cache() / "unpacked" / source.stem
-    with locked(source.stem):
-        if not (folder / ".gpufleet-complete").is_file():
-            shutil.rmtree(folder, ignore_errors=True)
-            with zipfile.ZipFile(source) as archive:
-                archive.extractall(folder)
-            (folder / ".gpufleet-complete").touch()
+
+    def make(folder: Path) -> None:
+        with zipfile.ZipFile(source) as archive:
+            archive.extractall(folder)
+
+    folder = once(source.stem, cache() / "unpacked" / source.stem, make)
     shutil.copytree(folder, target, copy_function=_link, dirs_exist_ok=True)
 
 

@@ -45,6 +45,11 @@ def images() -> list[str]:
     ]
 
 
+def images_at_night() -> list[str]:
+    """C(images()) at night, Debian 12 alone by day whatever is chosen: for tests that take minutes on each."""
+    return images() if NIGHTLY else ["debian12"]
+
+
 @dataclass
 class Play:
     """A finished playbook run: exit status, output, the recap's numbers per host, and what observe saw."""
@@ -123,6 +128,12 @@ class Fleet:
             "-not -path '*/__pycache__/*' -printf '%p %s %T@\\n' 2>/dev/null | sort",
         )
 
+    def debs(self, node: str) -> set[str]:
+        """Names of the packages that dpkg has installed."""
+        return set(
+            self.sh(node, "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' | awk '/^.i/ {print $2}'").split()
+        )
+
     def depot_log(self) -> list[dict[str, Any]]:
         """The depot's access log."""
         return [
@@ -182,6 +193,32 @@ class Fleet:
         if ok is not None:
             assert (play.rc == 0) is ok, str(play)
         return play
+
+    def module(self, node: str, name: str, **arguments: Any) -> dict[str, Any]:
+        """What a module of the collection returns on a node, as root."""
+        done = subprocess.run(
+            [
+                "ansible",
+                node,
+                "-i",
+                self.inventory,
+                "-b",
+                "-o",
+                "-m",
+                f"gpufleet.llm.{name}",
+                "-a",
+                json.dumps(arguments),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+            env=self.environment(),
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        told: dict[str, Any] = json.loads(done.stdout.partition("=> ")[2])
+        return told
 
     def role(self, role: str, *args: str, ok: bool | None = True, **variables: Any) -> Play:
         """Run one role on the fleet's nodes."""

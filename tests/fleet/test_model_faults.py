@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness import NIGHTLY, Fleet, Play, images, running
+from harness import Fleet, Play, images_at_night, running
 
 BASE = "/opt/gpufleet"
 DEPOT = "https://depot.gpufleet.test"
@@ -30,7 +30,7 @@ WANTED = {
 }
 
 
-@pytest.fixture(scope="module", params=images() if NIGHTLY else ["debian12"])
+@pytest.fixture(scope="module", params=images_at_night())
 def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     """One node on which both models answer."""
     with running("modelfaults", {"n1": request.param}) as up:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import NIGHTLY, ROOT, Fleet, images, running, vars_of, wait_for
+from harness import ROOT, Fleet, images_at_night, running, vars_of, wait_for
 
 DEPOT = "https://depot.gpufleet.test"
 LOG = "/run/proxy.jsonl"
@@ -20,7 +20,7 @@ LOG = "/run/proxy.jsonl"
 PACKAGES = {"rhel9-like": ("/rpm/nginx/", "libdnf"), "arch-like": ("/pacman/base/", "pacman/")}
 
 
-@pytest.fixture(scope="module", params=images() if NIGHTLY else ["debian12"])
+@pytest.fixture(scope="module", params=images_at_night())
 def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     """n1 resolves nothing, neither the depot nor the distribution's mirror; n2 is the proxy."""
     with running("proxy", {"n1": request.param, "n2": "debian12"}) as up:

@@ -28,13 +28,13 @@ CA = "/etc/ssl/certs/ca-certificates.crt"
 class Around:
     """The fleet around the nodes: modules and playbooks on one of them, and the depot's faults and log."""
 
-    def __init__(self, inventory: str, node: str, folder: pathlib.Path) -> None:
+    def __init__(self, inventory: str, node: str, folder: pathlib.Path, depot: Callable[..., str]) -> None:
+        self.depot = depot
         self.inventory = inventory
         self.node = node
         self.folder = folder
         variables = yaml.safe_load(pathlib.Path(inventory).read_text(encoding="utf-8"))["all"]["vars"]
         self.facts: dict[str, Any] = variables["fleet_depot"]
-        self.name = pathlib.Path(variables["ansible_ssh_private_key_file"]).parent.name
 
     def command(self, task: dict[str, Any], become: bool = True) -> list[str]:
         """The command line that runs one task on the node."""
@@ -68,12 +68,6 @@ class Around:
         assert told.exists(), done.stdout + done.stderr
         return json.loads(told.read_text(encoding="utf-8"))
 
-    def depot(self, *words: str) -> str:
-        """fleet depot ..."""
-        return subprocess.run(
-            [FLEET, "depot", "--name", self.name, *words], capture_output=True, text=True, check=True
-        ).stdout
-
     def log(self, path: str) -> list[dict[str, Any]]:
         """The depot's log of requests for a path."""
         lines = [json.loads(line) for line in self.depot("log").splitlines() if line]
@@ -81,15 +75,13 @@ class Around:
 
 
 @pytest.fixture
-def around(node: Any, node_name: str, tmp_path: pathlib.Path) -> Iterator[Around]:
+def around(node: Any, node_name: str, tmp_path: pathlib.Path, depot: Callable[..., str]) -> Around:
     inventory = os.environ.get("GPUFLEET_INVENTORY") or subprocess.run(
         [FLEET, "inventory", "--name", "mol-anaconda"], capture_output=True, text=True, check=True
     ).stdout.strip().splitlines()[-1]  # fmt: skip
-    made = Around(inventory, node_name, tmp_path)
-    made.depot("clear")
-    made.depot("clear-log")
-    yield made
-    made.depot("clear")
+    depot("clear")
+    depot("clear-log")
+    return Around(inventory, node_name, tmp_path, depot)
 
 
 def wait_for(what: str, check: Callable[[], Any]) -> Any:

@@ -15,21 +15,24 @@ from typing import Any
 
 import pytest
 
-OURS = [
+AUTHORITY, MIRRORS = "/etc/apt/apt.conf.d/90nginx-gpufleet", "/etc/apt/nginx-gpufleet.mirrors"
+KEYS = ("/etc/apt/keyrings/nginx-gpufleet.asc", "/etc/pki/rpm-gpg/RPM-GPG-KEY-nginx-gpufleet")
+REPOSITORY = [
     "/etc/apt/sources.list.d/nginx-gpufleet.sources",
     "/etc/apt/preferences.d/nginx-gpufleet",
-    "/etc/apt/keyrings/nginx-gpufleet.asc",
-    "/etc/apt/apt.conf.d/90nginx-gpufleet",
     "/etc/yum.repos.d/nginx-gpufleet.repo",
-    "/etc/pki/rpm-gpg/RPM-GPG-KEY-nginx-gpufleet",
-    "/etc/apt/nginx-gpufleet.mirrors",
+    AUTHORITY,
+    MIRRORS,
+    *KEYS,
+]
+OURS = [
+    *REPOSITORY,
     "/etc/systemd/system/nginx.service.d/50-gpufleet-hardening.conf",
     "/etc/nginx/gpufleet",
     "/etc/nginx/nginx.conf",
     "/etc/nginx/conf.d/gpufleet-chat.conf",
     "/etc/nginx/conf.d/gpufleet-00-maps.conf",
 ]
-KEYS = ("/etc/apt/keyrings/nginx-gpufleet.asc", "/etc/pki/rpm-gpg/RPM-GPG-KEY-nginx-gpufleet")
 # The depot's places of nginx.org's repositories, as package managers and their lists have them
 DEPOT = {"apt": "depot.gpufleet.test/apt/nginx", "dnf": "nginx-gpufleet"}
 
@@ -143,7 +146,7 @@ def test_hold(node: Any, node_name: str, play: Callable[..., Any]) -> None:
 def test_another_source_and_back(node: Any, node_name: str, play: Callable[..., Any]) -> None:
     step(play, node_name, nginx_source="distribution", nginx_version="")
     assert package(node) != official(node, "1.24.0") and not package(node).endswith(".ngx")
-    assert not any(node.file(path).exists for path in OURS[:7])
+    assert not any(node.file(path).exists for path in REPOSITORY)
     assert running(node)
     step(play, node_name)
     assert package(node) == official(node, "1.24.0")
@@ -167,7 +170,7 @@ def test_a_mirror_with_an_authority_of_its_own(node: Any, node_name: str, play: 
     key = KEYS[0 if distribution(node) in ("debian", "ubuntu") else 1]
     node.check_output(f"mv {anchor} /etc/site-ca.pem && update-ca-certificates --fresh")
     try:
-        node.check_output(f"rm -f {key} {OURS[3]}")
+        node.check_output(f"rm -f {key} {AUTHORITY}")
         failed = play({"nginx_version": "1.28.0"})
         assert failed.rc != 0 and "CERTIFICATE_VERIFY_FAILED" in failed.output, failed
         step(play, node_name, nginx_version="1.28.0", nginx_mirror_overrides={"ca_path": "/etc/site-ca.pem"})
@@ -197,7 +200,7 @@ def test_a_place_that_is_down_or_wrong_leads_to_the_next(
     assert wrong[0] and wrong.index(False) == len(wrong) - 1, asked
     step(play, node_name)
     assert package(node) == official(node, "1.24.0")
-    assert not node.file(OURS[6]).exists
+    assert not node.file(MIRRORS).exists
 
 
 def test_a_key_is_trusted_though_a_later_place_is_down(node: Any, node_name: str, play: Callable[..., Any]) -> None:

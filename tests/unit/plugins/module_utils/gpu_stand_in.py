@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import functools
 import os
 import shutil
@@ -14,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pynvml
 import pytest
 from ansible_collections.gpufleet.llm.plugins.module_utils import gpu_gather, nvml_binding
 
@@ -60,10 +62,13 @@ def put(root: Path, path: str, content: str | bytes) -> Path:
 
 
 def open_stand_in(choice: str, _library: str) -> Any:
-    """A binding of the stand-in. Its soname is the real one, so once it is loaded the package finds it by that name."""
+    """A binding of the stand-in. The package is given the library: by its name it would find whichever was loaded first."""
     path = built() / "t4/lib/libnvidia-ml.so.1"
-    own = nvml_binding.CtypesBinding(os.fspath(path))
-    return own if choice == "ctypes" else nvml_binding.open_binding("pynvml")
+    if choice == "ctypes":
+        return nvml_binding.CtypesBinding(os.fspath(path))
+    pynvml.nvmlLib = ctypes.CDLL(os.fspath(path))
+    pynvml._nvmlGetFunctionPointer_cache.clear()
+    return nvml_binding.open_binding("pynvml")
 
 
 def facts_of(root: Path, profile: str, binding: str = "ctypes", **arguments: Any) -> dict[str, Any]:
