@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The role nvidia_driver by apt through a driver's life: on Debian from NVIDIA's repository, on Ubuntu also from one method to
-another, killed in the middle, with consents given and not given.
+"""The role nvidia_driver by apt through a driver's life: on Debian from NVIDIA's repository, also with NVSwitch, on Ubuntu from
+one method to another, killed in the middle, with consents given and not given.
 
 Real package managers, and packages of the depot in the shape of NVIDIA's (tests/fleet/depot/README.md). dnf, pacman and
 runfiles are in test_nvidia_driver_methods.py, Debian's real driver in test_nvidia_driver_real.py. The tests of one node build on
@@ -20,8 +20,13 @@ pytestmark = pytest.mark.skipif(
     reason="a driver's whole life: GPUFLEET_LONG=nvidia_driver or GPUFLEET_NIGHTLY=1",
 )
 
-D12, D13, UBUNTU = "d12", "d13", "ubuntu"
-NODES = {D12: "debian12:t4-nodriver", D13: "debian13:t4-nodriver", UBUNTU: "ubuntu22-like:t4-nodriver"}
+D12, D13, UBUNTU, HGX = "d12", "d13", "ubuntu", "hgx"
+NODES = {
+    D12: "debian12:t4-nodriver",
+    D13: "debian13:t4-nodriver",
+    UBUNTU: "ubuntu22-like:t4-nodriver",
+    HGX: "debian12:hgx-h100-nodriver",
+}
 COMMON: dict[str, Any] = {
     "mirror_profile": "depot",
     "method": "nvidia_repo",
@@ -73,13 +78,9 @@ def driver(fleet: Fleet, node: str) -> dict[str, str]:
     return {name: version.partition("-")[0] for _state, name, version in rows}
 
 
-def packages(fleet: Fleet, node: str) -> set[str]:
-    return set(fleet.sh(node, "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' | awk '/^.i/ {print $2}'").split())
-
-
 @pytest.fixture(scope="module")
 def bare(fleet: Fleet) -> dict[str, set[str]]:
-    return {node: packages(fleet, node) for node in NODES}
+    return {node: fleet.debs(node) for node in NODES}
 
 
 # -- Debian by NVIDIA's repository -----------------------------------------------------------------------------------------
@@ -129,6 +130,22 @@ def test_debian_gets_an_exact_version_from_nvidias_repository(
     settled(fleet, node, **wish)
 
 
+def test_the_key_comes_from_the_place_that_has_the_announced_one(fleet: Fleet) -> None:
+    """The first place is down, the next has a stranger's key, the third the right one, and the last is not asked."""
+    upstream = "https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/3bf863cc"
+    depot = "https://depot.gpufleet.test"
+    right = f"{depot}/nvidia/compute/cuda/repos/debian12/x86_64/3bf863cc"
+    places = ["https://127.0.0.1:1/", f"{depot}/keys/nginx_signing.key?", right, f"{depot}/nowhere"]
+    key = "/usr/share/keyrings/gpufleet-nvidia.asc"
+    before = fleet.sh(D12, f"cat {key}; rm {key}")
+    wishes = {"version": "580.105.08", "mirror_overrides": {"rewrite": {upstream: places}}}
+    drive(fleet, D12, **wishes)
+    assert fleet.sh(D12, f"cat {key}") == before
+    asked = [row["path"] for row in fleet.depot_log()]
+    assert "/keys/nginx_signing.key?.pub" in asked and "/nowhere.pub" not in asked, asked[-20:]
+    settled(fleet, D12, **wishes)
+
+
 def test_the_system_is_not_upgraded_without_consent(fleet: Fleet) -> None:
     assert fleet.sh(D13, "apt-get --simulate upgrade | grep -c '^Inst gpufleet-other'") == "1"
     assert fleet.sh(D13, OTHER) == "1"
@@ -155,7 +172,7 @@ def test_debian_changes_branches(fleet: Fleet, branch: str) -> None:
 @pytest.mark.parametrize("node", [D12, D13])
 def test_debian_is_as_before_when_the_driver_is_gone(fleet: Fleet, bare: dict[str, set[str]], node: str) -> None:
     drive(fleet, node, state="absent", nouveau_back=True)
-    assert packages(fleet, node) - {"gpufleet-other"} == bare[node]
+    assert fleet.debs(node) - {"gpufleet-other"} == bare[node]
     left = fleet.sh(
         node,
         "find /etc /usr/share/keyrings /var/lib /lib/modules -name '*gpufleet-n*' -o -name nvidia.ko 2>/dev/null; true",
@@ -168,6 +185,46 @@ def test_the_system_is_upgraded_by_consent(fleet: Fleet) -> None:
     drive(fleet, D13, system_update=True)
     assert fleet.sh(D13, OTHER) == "2"
     assert "nvidia-driver-cuda" in driver(fleet, D13)
+
+
+def test_auto_takes_nvidias_where_the_distribution_has_not_the_branch(fleet: Fleet) -> None:
+    """Debian 12 has 535, the default is 580."""
+    drive(fleet, D12, method="auto")
+    assert {version.partition(".")[0] for version in driver(fleet, D12).values()} == {"580"}
+    assert fleet.rc(D12, f"test -s {NVIDIA_SOURCE}") == 0
+    settled(fleet, D12, method="auto")
+
+
+# -- A node with NVSwitch --------------------------------------------------------------------------------------------------
+
+FABRIC_MANAGER = "nvidia-fabricmanager"
+
+
+def test_nvswitch_wants_a_source_that_has_a_fabric_manager(fleet: Fleet) -> None:
+    """Debian has none."""
+    before = fleet.tree(HGX)
+    refused = drive(fleet, HGX, ok=False, method="distribution", branch="535")
+    assert "2 NVSwitch chips" in refused.output and "error 802" in refused.output, str(refused)
+    assert fleet.tree(HGX) == before
+
+
+@pytest.mark.parametrize("version", ["580.105.08", "580.126.20", "580.105.08"], ids=["new", "up", "down"])
+def test_the_fabric_manager_has_the_drivers_exact_version(fleet: Fleet, version: str) -> None:
+    drive(fleet, HGX, version=version)
+    there = driver(fleet, HGX)
+    assert FABRIC_MANAGER in there and set(there.values()) == {version}
+    assert FABRIC_MANAGER in fleet.sh(HGX, "apt-mark showhold").split()
+    assert fleet.sh(HGX, f"systemctl is-enabled {FABRIC_MANAGER}") == "enabled"
+    # No module is loaded here: it waits for one and does not fail.
+    fleet.sh(HGX, f"systemctl start {FABRIC_MANAGER}")
+    state = fleet.sh(HGX, f"systemctl show -p ActiveState -p ConditionResult {FABRIC_MANAGER}")
+    assert set(state.split()) == {"ActiveState=inactive", "ConditionResult=no"}
+    settled(fleet, HGX, version=version)
+
+
+def test_no_fabric_manager_where_there_is_no_nvswitch(fleet: Fleet) -> None:
+    for node in (D12, D13):
+        assert driver(fleet, node) and FABRIC_MANAGER not in driver(fleet, node)
 
 
 # -- Ubuntu: killed, and from method to method -----------------------------------------------------------------------------
@@ -246,3 +303,17 @@ def test_the_source_stays_while_the_role_cuda_uses_it(fleet: Fleet) -> None:
     drive(fleet, UBUNTU, method="distribution", switch_method=True)
     assert fleet.rc(UBUNTU, f"test -s {NVIDIA_SOURCE}") == 0
     assert "nvidia-utils-580-server" in driver(fleet, UBUNTU)
+
+
+def test_auto_takes_the_distributions_where_it_has_the_branch(fleet: Fleet) -> None:
+    """With NVIDIA's repository still there for the toolkit; and a driver that is there keeps its method."""
+    drive(fleet, UBUNTU, state="absent")
+    assert driver(fleet, UBUNTU) == {}
+    drive(fleet, UBUNTU, method="auto")
+    assert "nvidia-utils-580-server" in driver(fleet, UBUNTU)
+    settled(fleet, UBUNTU, method="auto")
+    drive(fleet, UBUNTU, method="nvidia_repo", switch_method=True)
+    before = driver(fleet, UBUNTU)
+    assert "nvidia-utils-580" in before
+    settled(fleet, UBUNTU, method="auto")
+    assert driver(fleet, UBUNTU) == before

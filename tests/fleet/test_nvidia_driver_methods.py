@@ -366,10 +366,17 @@ def test_arch_switches_to_the_runfile_and_back(fleet: Fleet) -> None:
 
 
 def test_arch_removal_leaves_nothing(fleet: Fleet) -> None:
+    """Not even what a killed pacman laid down without writing whose it is, and an old version's tree whose sources are gone."""
+    fleet.sh(ARCH, "rm /var/lib/pacman/local/nvidia-utils-*/desc /var/lib/pacman/local/nvidia-utils-*/files")
+    fleet.sh(ARCH, "mkdir -p /var/lib/dkms/nvidia/1.2.3; ln -s /usr/src/nvidia-1.2.3 /var/lib/dkms/nvidia/1.2.3/source")
     drive(fleet, ARCH, state="absent")
     assert fleet.sh(ARCH, "pacman -Qq | grep -E 'nvidia|dkms|gcc|^make|linux-headers'; true") == ""
     assert (
         fleet.sh(ARCH, "grep -E 'gpufleet.llm|IgnorePkg' /etc/pacman.conf; find /lib/modules -name 'nvidia*'; true")
+        == ""
+    )
+    assert (
+        fleet.sh(ARCH, "ls /var/lib/dkms 2>/dev/null; ls -d /usr/bin/nvidia* /usr/lib/libnvidia* 2>/dev/null; true")
         == ""
     )
     settled(fleet, ARCH, state="absent")

@@ -49,13 +49,9 @@ def built(fleet: Fleet, node: str) -> dict[str, str]:
     return dict(found)
 
 
-def packages(fleet: Fleet, node: str) -> set[str]:
-    return set(fleet.sh(node, "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' | awk '/^.i/ {print $2}'").split())
-
-
 @pytest.fixture(scope="module")
 def bare(fleet: Fleet) -> dict[str, set[str]]:
-    return {node: packages(fleet, node) for node in (D12, D13)}
+    return {node: fleet.debs(node) for node in (D12, D13)}
 
 
 NVIDIA_SOURCE = "/etc/apt/sources.list.d/gpufleet-nvidia.sources"
@@ -73,9 +69,16 @@ def settled(fleet: Fleet, node: str, **wishes: Any) -> None:
     assert again.changed(node) == 0 and not again.drift(node), str(again)
 
 
+def facts(fleet: Fleet, node: str) -> dict[str, Any]:
+    """What gpu_facts says of a node."""
+    told: dict[str, Any] = fleet.module(node, "gpu_facts")["ansible_facts"]["gpufleet_gpu"]
+    return told
+
+
 def test_debian_13_begins_with_nvidias_repository(fleet: Fleet, bare: dict[str, set[str]]) -> None:
     """With the depot's driver, whose module is a small one, but is built for real, too. Debian's needs consent to take over."""
     assert bare[D13]
+    assert facts(fleet, D13)["state"] == facts(fleet, D12)["state"] == "driver_not_installed"
     fleet.sh(D13, "mkdir -p /etc/gpufleet-fixture; ls /lib/modules | grep cloud > /etc/gpufleet-fixture/kernel")
     drive(fleet, D13, **NVIDIA_REPOSITORY)
     assert built(fleet, D13) == {"nvidia": "580.126.20"}
@@ -94,6 +97,28 @@ def test_installed_built_and_settled(fleet: Fleet, bare: dict[str, set[str]], no
     assert version.startswith(BRANCH[node])
     assert fleet.rc(node, f"test -e {NVIDIA_SOURCE}") != 0
     settled(fleet, node)
+
+
+@pytest.mark.parametrize("node", [D12, D13])
+def test_gpu_facts_reads_the_real_packages(fleet: Fleet, node: str) -> None:
+    """Nothing can be loaded here: built for another kernel than the running one; then laid out for the running one."""
+    (version,) = built(fleet, node).values()
+    seen = facts(fleet, node)
+    assert (seen["state"], seen["driver"]["library_version"]) == ("module_missing_for_kernel", version), seen
+    assert seen["driver"]["loaded_version"] is None
+    kernel = "/lib/modules/$(uname -r)"
+    laid_out = f"{kernel}/updates/dkms"
+    fleet.sh(
+        node,
+        f"rm -f /run/made; test -d {kernel} || touch /run/made; mkdir -p {laid_out}; "
+        f"cp /lib/modules/*cloud*/updates/dkms/nvidia-current.ko* {laid_out}; depmod",
+    )
+    try:
+        seen = facts(fleet, node)
+        assert seen["state"] == "module_not_loaded", seen
+        assert (seen["driver"]["module_version"], seen["driver"]["flavour"]) == (version, "proprietary"), seen
+    finally:
+        fleet.sh(node, f"rm -r {laid_out}; if test -e /run/made; then rm -r {kernel}; else depmod; fi")
 
 
 def test_debian_13_goes_back_to_nvidias_repository(fleet: Fleet) -> None:
@@ -119,6 +144,7 @@ def test_a_version_that_does_not_build_says_why_and_the_next_run_heals(fleet: Fl
 @pytest.mark.parametrize("node", [D12, D13])
 def test_removed_to_what_was_there_before(fleet: Fleet, bare: dict[str, set[str]], node: str) -> None:
     drive(fleet, node, state="absent", nouveau_back=True)
-    assert packages(fleet, node) == bare[node]
+    assert fleet.debs(node) == bare[node]
     assert built(fleet, node) == {}
+    assert facts(fleet, node)["state"] == "driver_not_installed"
     assert drive(fleet, node, state="absent", nouveau_back=True).changed(node) == 0

@@ -55,12 +55,12 @@ def key() -> str:
     return str(json.loads((depot.build_contents()["nvidia"] / "index.json").read_text())["fingerprint"])
 
 
-def drive(vm: machine.Machine, **wishes: Any) -> Play:
-    """Run the role in the machine."""
+def drive(vm: machine.Machine, playbook: str = "", **wishes: Any) -> Play:
+    """Run the role in the machine, or a playbook that does."""
     variables = {**WISHES, "nvidia_driver_repo_key_fingerprints": [key()], "role": "nvidia_driver", **wishes}
-    argv = ["ansible-playbook", str(PLAYBOOKS / "role.yml"), "-i", str(vm.inventory()), "-e", json.dumps(variables)]
+    path = ROOT / playbook if playbook else PLAYBOOKS / "role.yml"
     done = subprocess.run(
-        argv,
+        ["ansible-playbook", str(path), "-i", str(vm.inventory()), "-e", json.dumps(variables)],
         capture_output=True,
         text=True,
         check=False,
@@ -114,11 +114,22 @@ def test_the_module_is_loaded_and_a_second_run_leaves_all_alone(vm: machine.Mach
     assert boot_id(vm) == before
 
 
-def test_another_version_is_exchanged_without_a_reboot(vm: machine.Machine) -> None:
-    before = boot_id(vm)
-    drive(vm, nvidia_driver_version="580.105.08")
-    assert vm.sh("cat /sys/module/nvidia/version") == "580.105.08"
+def test_the_rolling_upgrade_exchanges_it_without_a_reboot(vm: machine.Machine) -> None:
+    """playbooks/upgrade_driver.yml with the role itself: drained with the old module, resumed with the new one."""
+    before, old, new = boot_id(vm), VERSION, "580.105.08"
+    note = "echo {} $(nvidia-smi --query-gpu=driver_version --format=csv,noheader) >> /var/lib/evidence"
+    upgrade = {
+        "nvidia_driver_version": new,
+        "gpufleet_drain_command": note.format("drain"),
+        "gpufleet_resume_command": note.format("resume"),
+    }
+    done = drive(vm, "playbooks/upgrade_driver.yml", **upgrade)
+    assert "upgraded: vm" in done.output, str(done)
+    assert vm.sh("cat /sys/module/nvidia/version") == new
+    assert vm.sh("cat /var/lib/evidence").splitlines() == [f"drain {old}", f"resume {new}"]
     assert boot_id(vm) == before
+    again = drive(vm, "playbooks/upgrade_driver.yml", **upgrade)
+    assert "right already: vm" in again.output and again.changed("vm") == 0, str(again)
 
 
 def test_removal_gives_nouveau_back(vm: machine.Machine) -> None:

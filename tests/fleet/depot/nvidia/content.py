@@ -57,11 +57,15 @@ rmdir --ignore-fail-on-non-empty /var/lib/dkms/nvidia 2>/dev/null || :
 """
 
 SMI = r"""#!/bin/sh
-# FIXTURE: nvidia-smi of the fixture packages. It knows its version and that no driver is loaded.
+# FIXTURE: nvidia-smi of the fixture packages. It knows its version, and where a fixture's module is loaded, whether that is
+# of the same one.
 if [ "$1" = --version ]; then
     printf 'NVIDIA-SMI version  : %s\nNVML version        : %s\nDRIVER version      : N/A\n' @VERSION@ @BRANCH@
     exit 0
 fi
+loaded=$(cat /sys/module/nvidia/version 2>/dev/null)
+if [ -n "$loaded" ] && [ "$loaded" != @VERSION@ ]; then echo "Failed to initialize NVML: Driver/library version mismatch"; exit 18; fi
+if [ -n "$loaded" ] && [ "$1" = --query-gpu=driver_version ]; then echo @VERSION@; exit 0; fi
 echo "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running."
 exit 9
 """

@@ -401,7 +401,12 @@ def arch_driver(
     flavour = "proprietary" if xx else "open"
     add = "(\nset -e\n" + filled(content.DKMS_ADD, version) + ")\n"
     remove = filled(content.DKMS_REMOVE, version)
-    install = f"post_install() {{\n{add}}}\npost_upgrade() {{\n{add}}}\npre_upgrade() {{\n:\n}}\npre_remove() {{\n{remove}:\n}}\n"
+    # On Arch a hook of dkms takes the old version away before the new one comes; here the new package's script does, told which.
+    replaced = filled(content.DKMS_REMOVE, "${2%-*}")
+    install = (
+        f"post_install() {{\n{add}}}\npost_upgrade() {{\n{add}}}\npre_upgrade() {{\n{replaced}:\n}}\n"
+        f"pre_remove() {{\n{remove}:\n}}\n"
+    )
     smi = content.smi(version) | content.persistenced(version)
     utils = content.libraries(version, "usr/lib", library) | smi | content.firmware(version, "usr/lib/firmware")
     blacklist = File("blacklist nouveau\n")
@@ -448,7 +453,7 @@ def arch(out: Path, work: Path, library: bytes, modules: dict[str, dict[str, byt
             pacman(target, own, "make", "4.4.1-1", tools["make"]),
             pacman(target, own, "linux-headers", kernel, headers),
             pacman(target, own, "kmod", "34.2-1", modules_tools),
-            pacman(target, own, "cuda", "13.0.2-1" if state == "arch" else "12.4.1-1", content.toolkit("13.0.2" if state == "arch" else "12.4.1", "opt/cuda")),
+            pacman(target, own, "cuda", "13.0.2-1" if state == "arch" else "12.4.1-1", content.toolkit("13.0.2" if state == "arch" else "12.4.1", "opt/cuda"), depend=["nvidia-utils"]),
             pacman(target, own, "cudnn", "9.5.1.17-1", {"usr/lib/libcudnn.so.9.5.1": File("fixture\n")}, depend=["cuda"]),
             *arch_driver(target, own, versions[0], library, modules[versions[0]]),
             *arch_driver(target, own, versions[1], library, modules[versions[1]], "-580xx"),
