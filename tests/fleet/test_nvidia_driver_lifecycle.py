@@ -317,3 +317,18 @@ def test_auto_takes_the_distributions_where_it_has_the_branch(fleet: Fleet) -> N
     assert "nvidia-utils-580" in before
     settled(fleet, UBUNTU, method="auto")
     assert driver(fleet, UBUNTU) == before
+
+
+def test_modules_that_canonical_signed_want_no_compiler(fleet: Fleet) -> None:
+    """Those of exactly the running kernel."""
+    drive(fleet, UBUNTU, state="absent")
+    assert fleet.rc(UBUNTU, "command -v gcc") != 0
+    wish = {"method": "distribution", "secure_boot": "signed"}
+    drive(fleet, UBUNTU, **wish)
+    there = driver(fleet, UBUNTU)
+    assert f"linux-modules-nvidia-580-server-open-{fleet.sh(UBUNTU, 'uname -r')}" in there
+    assert not [name for name in there if "dkms" in name] and fleet.rc(UBUNTU, "command -v gcc") != 0
+    module = fleet.sh(UBUNTU, "find /lib/modules/$(uname -r) -name nvidia.ko")
+    assert "Module signature appended" in fleet.sh(UBUNTU, f"tail -c 29 {module}")
+    assert fleet.sh(UBUNTU, f"modinfo -F version {module}") == "580.126.20"
+    settled(fleet, UBUNTU, **wish)
