@@ -99,9 +99,10 @@ def test_files_that_are_gone_come_again(fleet: Fleet) -> None:
 
 
 def test_a_release_that_the_distribution_has_not_is_refused(fleet: Fleet) -> None:
+    before = fleet.tree(NODE)
     refused = drive(fleet, ok=False, toolkits=[NEW, RUNFILE])
-    assert "12.4" in refused.output and "13.0" in refused.output, str(refused)
-    assert release(fleet, "/opt/cuda") == "12.4"
+    assert "has CUDA 12.4, wanted is 13.0" in " ".join(refused.output.split()), str(refused)
+    assert fleet.tree(NODE) == before and release(fleet, "/opt/cuda") == "12.4"
 
 
 def test_up_when_the_distribution_has_it(fleet: Fleet) -> None:
@@ -112,7 +113,7 @@ def test_up_when_the_distribution_has_it(fleet: Fleet) -> None:
 
 def test_an_old_one_that_the_distribution_has_no_more_is_refused(fleet: Fleet) -> None:
     refused = drive(fleet, ok=False, toolkits=[OLD, RUNFILE])
-    assert "12.4" in refused.output and "13.0" in refused.output, str(refused)
+    assert "has CUDA 13.0, wanted is 12.4" in " ".join(refused.output.split()), str(refused)
     assert release(fleet, "/opt/cuda") == "13.0"
 
 

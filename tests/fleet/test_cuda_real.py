@@ -25,6 +25,10 @@ def test_debians_toolkit_compiles_and_goes(image: str) -> None:
         said = " ".join(refused.output.split())
         assert "libcuda1" in said and "cuda_allow_driver_libraries" in said
         assert set(fleet.sh("n1", "dpkg-query -W -f '${Package}\\n'").split()) == before
+        other = [{"version": "10.2", "method": "distribution"}]
+        refused = fleet.role("cuda", ok=False, cuda_toolkits=other, cuda_allow_driver_libraries=True)
+        assert f"has CUDA {RELEASES[image]}" in " ".join(refused.output.split()), str(refused)
+        assert set(fleet.sh("n1", "dpkg-query -W -f '${Package}\\n'").split()) == before
         done = fleet.role("cuda", "-v", cuda_toolkits=toolkits, cuda_allow_driver_libraries=True)
         assert "a compiled program runs with runtime" in " ".join(done.output.split()), str(done)
         assert fleet.role("cuda", cuda_toolkits=toolkits).changed("n1") == 0

@@ -174,6 +174,15 @@ def test_the_default_follows_the_variable(node: Any, node_name: str, play: Any) 
     assert "/usr/local/cuda/lib64" in node.file("/etc/ld.so.conf.d/gpufleet-cuda.conf").content_string
     step(play, node_name)
     assert not node.file("/etc/ld.so.conf.d/gpufleet-cuda.conf").exists
+    if distribution(node) != "arch":
+        # NVIDIA's packages offer theirs by alternatives, whose owner is the node's administrator: that stays so.
+        assert alternative(node) == "/usr/local/cuda-12.4"
+
+
+def alternative(node: Any) -> str:
+    """Where the alternatives' link, which /usr/local/cuda leads to, leads to."""
+    assert node.run("readlink /usr/local/cuda").stdout.strip() == "/etc/alternatives/cuda"
+    return str(node.run("readlink /etc/alternatives/cuda").stdout.strip())
 
 
 def test_an_update_is_pinned(node: Any, node_name: str, play: Any) -> None:
@@ -217,6 +226,13 @@ def test_cudnn_goes_into_one_toolkit(node: Any, node_name: str, play: Any) -> No
     node.run("rm -f /usr/local/cuda-12.0/lib64/libcudnn.so.8.9.7")
     step(play, node_name, cuda_toolkits=toolkits, cuda_mirror_overrides=reach)
     assert node.run("test -s /usr/local/cuda-12.0/lib64/libcudnn.so.8").rc == 0
+    if distribution(node) != "arch":
+        toolkits[1] = {"version": "12.4", "cudnn": archive(node, "9.2.0.82")}
+        step(play, node_name, cuda_toolkits=toolkits, cuda_mirror_overrides=reach)
+        assert node.run("test -s /usr/local/cuda-12.4/lib64/libcudnn.so.9").rc == 0
+        assert node.run("ls /usr/local/cuda-12.0/lib64/libcudnn.so.?.*").stdout.split() == [
+            "/usr/local/cuda-12.0/lib64/libcudnn.so.8.9.7"
+        ]
 
 
 def test_another_ones_toolkit_is_not_touched_without_consent(node: Any, node_name: str, play: Any) -> None:
@@ -239,6 +255,8 @@ def test_the_method_changes(node: Any, node_name: str, play: Any) -> None:
         pytest.skip("as with NVIDIA, there is no CUDA 12.0 for Debian 13")
     step(play, node_name, cuda_toolkits=["12.0", "12.4"])
     assert not node.file("/usr/local/cuda-12.0/bin/cuda-uninstaller").exists and nvcc(node, "12.0")
+    step(play, node_name, cuda_toolkits=["12.0", "12.4"], cuda_default="12.0")
+    assert alternative(node) == "/usr/local/cuda-12.0"
     step(play, node_name)
     assert node.file("/usr/local/cuda-12.0/bin/cuda-uninstaller").exists and nvcc(node, "12.0")
     assert "cuda-toolkit-12-0" not in packages(node)

@@ -20,7 +20,7 @@ from typing import Any
 from . import depot, gpu, host, images, pki
 from .host import FLEETS, FleetError, drop_namespace, podman, podman_argv, run, say, wait_for
 
-GPUS = ("none", "t4", "p100", "gtx1060", "h100", "h100-mig", "mismatch", "lost")
+GPUS = ("none", "t4", "p100", "gtx1060", "h100", "h100-mig", "hgx-h100", "mismatch", "lost")
 NAME = re.compile(r"^[a-z][a-z0-9-]{0,30}$")
 
 
