@@ -227,20 +227,22 @@ def test_no_fabric_manager_where_there_is_no_nvswitch(fleet: Fleet) -> None:
         assert driver(fleet, node) and FABRIC_MANAGER not in driver(fleet, node)
 
 
-# -- Ubuntu: killed, and from method to method -----------------------------------------------------------------------------
+# -- Killed in the middle --------------------------------------------------------------------------------------------------
 
 
-def test_apt_that_was_killed_is_healed(fleet: Fleet) -> None:
+@pytest.mark.parametrize("node", [D12, D13, UBUNTU])
+def test_apt_that_was_killed_is_healed(fleet: Fleet, node: str) -> None:
     """Killed with dpkg while a package's script runs: half configured, others only unpacked, dpkg's journal open."""
-    drive(fleet, UBUNTU, version="580.105.08")
-    with interrupted(fleet, UBUNTU):
-        drive(fleet, UBUNTU, ok=False, version="580.126.20")
-    assert "nvidia-dkms-580-open" in fleet.sh(UBUNTU, "dpkg --audit")
-    drive(fleet, UBUNTU, version="580.126.20")
-    assert fleet.sh(UBUNTU, "dpkg --audit") == ""
-    assert set(driver(fleet, UBUNTU).values()) == {"580.126.20"}
-    assert fleet.sh(UBUNTU, MODULE) == "580.126.20"
-    settled(fleet, UBUNTU, version="580.126.20")
+    drive(fleet, node, version="580.105.08")
+    with interrupted(fleet, node):
+        drive(fleet, node, ok=False, version="580.126.20")
+    modules = "nvidia-dkms-580-open" if node == UBUNTU else "nvidia-kernel-open-dkms"
+    assert modules in fleet.sh(node, "dpkg --audit")
+    drive(fleet, node, version="580.126.20")
+    assert fleet.sh(node, "dpkg --audit") == ""
+    assert set(driver(fleet, node).values()) == {"580.126.20"}
+    assert fleet.sh(node, MODULE) == "580.126.20"
+    settled(fleet, node, version="580.126.20")
 
 
 def test_apt_that_was_killed_in_a_removal_is_healed(fleet: Fleet) -> None:
@@ -254,6 +256,9 @@ def test_apt_that_was_killed_in_a_removal_is_healed(fleet: Fleet) -> None:
     assert driver(fleet, UBUNTU) == {} and fleet.sh(UBUNTU, "dpkg --audit") == ""
     settled(fleet, UBUNTU, state="absent")
     drive(fleet, UBUNTU)
+
+
+# -- Ubuntu: from method to method -----------------------------------------------------------------------------------------
 
 
 def test_a_driver_goes_only_when_the_other_can_be_had(fleet: Fleet) -> None:
