@@ -141,6 +141,18 @@ def test_rhel_goes_up_and_down(fleet: Fleet, version: str) -> None:
     settled(fleet, RHEL, version=version)
 
 
+def test_rhel_upgrades_the_system_by_consent(fleet: Fleet) -> None:
+    """Without its kernels; the driver goes where it was told to go."""
+    toolkit = "rpm -q --qf '%{VERSION}' cuda-nvcc-12-4"
+    fleet.sh(RHEL, "dnf -q -y install cuda-nvcc-12-4-12.4.99")
+    drive(fleet, RHEL, version="580.126.20")
+    assert fleet.sh(RHEL, toolkit) == "12.4.99"
+    drive(fleet, RHEL, version="580.105.08", system_update=True)
+    assert fleet.sh(RHEL, toolkit) == "12.4.131"
+    assert {line.split()[1] for line in fleet.sh(RHEL, DRIVER_RPMS).splitlines()} == {"580.105.08"}
+    fleet.sh(RHEL, "dnf -q -y remove 'cuda-*-12-4*'")
+
+
 def test_rhel_changes_branch_with_its_stream(fleet: Fleet) -> None:
     drive(fleet, RHEL, branch="590")
     assert fleet.sh(RHEL, MODULE) == "590.48.01"
@@ -297,8 +309,18 @@ def test_arch_installs_what_the_repository_has(fleet: Fleet) -> None:
     settled(fleet, ARCH)
 
 
-def test_arch_system_upgrade_leaves_the_driver_alone(fleet: Fleet) -> None:
+def test_arch_upgrades_the_system_by_consent(fleet: Fleet) -> None:
+    fleet.sh(ARCH, "pacman -S --noconfirm cuda")
     repository_state(fleet, "arch")
+    for consent, toolkit in ((False, "cuda 12.4.1-1"), (True, "cuda 13.0.2-1")):
+        fleet.sh(ARCH, "rm /etc/modprobe.d/gpufleet-nouveau.conf")
+        drive(fleet, ARCH, system_update=consent)
+        assert fleet.sh(ARCH, "pacman -Q cuda") == toolkit
+        assert fleet.sh(ARCH, MODULE) == "590.44.01"
+    fleet.sh(ARCH, "pacman -R --noconfirm cuda")
+
+
+def test_arch_system_upgrade_leaves_the_driver_alone(fleet: Fleet) -> None:
     fleet.sh(ARCH, "pacman -Su --noconfirm")
     assert fleet.sh(ARCH, MODULE) == "590.44.01"
 
