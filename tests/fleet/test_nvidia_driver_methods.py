@@ -141,18 +141,6 @@ def test_rhel_goes_up_and_down(fleet: Fleet, version: str) -> None:
     settled(fleet, RHEL, version=version)
 
 
-def test_rhel_upgrades_the_system_by_consent(fleet: Fleet) -> None:
-    """Without its kernels; the driver goes where it was told to go."""
-    toolkit = "rpm -q --qf '%{VERSION}' cuda-nvcc-12-4"
-    fleet.sh(RHEL, "dnf -q -y install cuda-nvcc-12-4-12.4.99")
-    drive(fleet, RHEL, version="580.126.20")
-    assert fleet.sh(RHEL, toolkit) == "12.4.99"
-    drive(fleet, RHEL, version="580.105.08", system_update=True)
-    assert fleet.sh(RHEL, toolkit) == "12.4.131"
-    assert {line.split()[1] for line in fleet.sh(RHEL, DRIVER_RPMS).splitlines()} == {"580.105.08"}
-    fleet.sh(RHEL, "dnf -q -y remove 'cuda-*-12-4*'")
-
-
 def test_rhel_changes_branch_with_its_stream(fleet: Fleet) -> None:
     drive(fleet, RHEL, branch="590")
     assert fleet.sh(RHEL, MODULE) == "590.48.01"
@@ -249,6 +237,20 @@ def test_rhel_removal_leaves_nothing(fleet: Fleet) -> None:
     settled(fleet, RHEL, state="absent")
 
 
+NGINX = "[old]\\nname=old\\nbaseurl=https://depot.gpufleet.test/rpm/nginx/9/x86_64/\\ngpgcheck=0\\n"
+
+
+def test_rhel_upgrades_the_system_by_consent(fleet: Fleet) -> None:
+    """When a driver comes to a node that has none."""
+    fleet.sh(RHEL, f"printf '{NGINX}' > /etc/yum.repos.d/old.repo; dnf -q -y install nginx-1.24.0")
+    for consent, version in ((False, "1.24.0"), (True, "1.30.4")):
+        drive(fleet, RHEL, version="580.105.08", system_update=consent)
+        assert fleet.sh(RHEL, "rpm -q --qf '%{VERSION}' nginx") == version
+        assert {line.split()[1] for line in fleet.sh(RHEL, DRIVER_RPMS).splitlines()} == {"580.105.08"}
+        drive(fleet, RHEL, state="absent")
+    fleet.sh(RHEL, "dnf -q -y remove nginx; rm /etc/yum.repos.d/old.repo")
+
+
 def test_rhel_10_has_no_streams_and_the_lock_keeps_the_branch(fleet: Fleet) -> None:
     """The same node under the name of the next release, with a repository that has no modules."""
     release = "/etc/os-release /etc/redhat-release /etc/rocky-release"
@@ -309,18 +311,8 @@ def test_arch_installs_what_the_repository_has(fleet: Fleet) -> None:
     settled(fleet, ARCH)
 
 
-def test_arch_upgrades_the_system_by_consent(fleet: Fleet) -> None:
-    fleet.sh(ARCH, "pacman -S --noconfirm cuda")
-    repository_state(fleet, "arch")
-    for consent, toolkit in ((False, "cuda 12.4.1-1"), (True, "cuda 13.0.2-1")):
-        fleet.sh(ARCH, "rm /etc/modprobe.d/gpufleet-nouveau.conf")
-        drive(fleet, ARCH, system_update=consent)
-        assert fleet.sh(ARCH, "pacman -Q cuda") == toolkit
-        assert fleet.sh(ARCH, MODULE) == "590.44.01"
-    fleet.sh(ARCH, "pacman -R --noconfirm cuda")
-
-
 def test_arch_system_upgrade_leaves_the_driver_alone(fleet: Fleet) -> None:
+    repository_state(fleet, "arch")
     fleet.sh(ARCH, "pacman -Su --noconfirm")
     assert fleet.sh(ARCH, MODULE) == "590.44.01"
 
@@ -418,6 +410,38 @@ def test_arch_removal_leaves_nothing(fleet: Fleet) -> None:
         == ""
     )
     settled(fleet, ARCH, state="absent")
+
+
+# A repository on the node itself with the second version of a package whose first is installed
+PACMAN_OTHER = r"""
+mkdir -p /srv/local; cd /srv/local; python3 - <<'EOF'
+import hashlib, io, pathlib, tarfile
+def pack(name, member, lines):
+    with tarfile.open(name, "w:gz") as archive:
+        header, data = tarfile.TarInfo(member), ("\n".join(lines) + "\n").encode()
+        header.size = len(data)
+        archive.addfile(header, io.BytesIO(data))
+for version in ("1-1", "2-1"):
+    file = f"gpufleet-other-{version}-any.pkg.tar.gz"
+    pack(file, ".PKGINFO", ["pkgname = gpufleet-other", f"pkgver = {version}", "pkgdesc = a fixture", "arch = any", "size = 0"])
+data = pathlib.Path(file).read_bytes()
+rows = {"FILENAME": file, "NAME": "gpufleet-other", "VERSION": version, "CSIZE": len(data), "ARCH": "any",
+        "SHA256SUM": hashlib.sha256(data).hexdigest()}
+pack("local.db", f"gpufleet-other-{version}/desc", [f"%{key}%\n{value}\n" for key, value in rows.items()])
+EOF
+pacman -U --noconfirm gpufleet-other-1-1-any.pkg.tar.gz
+printf '[local]\nSigLevel = Never\nServer = file:///srv/local\n' >> /etc/pacman.conf
+"""
+
+
+def test_arch_upgrades_the_system_by_consent(fleet: Fleet) -> None:
+    """When a driver comes to a node that has none."""
+    fleet.sh(ARCH, PACMAN_OTHER)
+    for consent, version in ((False, "1-1"), (True, "2-1")):
+        drive(fleet, ARCH, system_update=consent)
+        assert fleet.sh(ARCH, "pacman -Q gpufleet-other") == f"gpufleet-other {version}"
+        assert fleet.sh(ARCH, MODULE) == "590.48.01"
+        drive(fleet, ARCH, state="absent")
 
 
 # -- runfile ---------------------------------------------------------------------------------------------------------------
