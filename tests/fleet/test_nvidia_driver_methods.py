@@ -255,14 +255,16 @@ def test_rhel_10_has_no_streams_and_the_lock_keeps_the_branch(fleet: Fleet) -> N
     """The same node under the name of the next release, with a repository that has no modules."""
     release = "/etc/os-release /etc/redhat-release /etc/rocky-release"
     fleet.sh(RHEL, f"for f in {release}; do [ ! -e $f ] || sed -i 's/9[.]4/10.0/g; s/el9/el10/g' $f; done")
-    drive(fleet, RHEL, version="580.105.08")
+    # The fixtures have one key, under its name in the repository for 9
+    key = "https://developer.download.nvidia.com/compute/cuda/repos/rhel10/x86_64/D42D0685.pub"
+    drive(fleet, RHEL, version="580.105.08", repo_key_url=key)
     assert "rhel10" in fleet.sh(RHEL, "cat /etc/yum.repos.d/*nvidia*")
     assert fleet.rc(RHEL, "test -e /etc/dnf/modules.d/nvidia-driver.module") != 0
     assert "590.48.01" in fleet.sh(RHEL, "dnf -q --disableplugin=versionlock repoquery nvidia-driver-cuda")
     fleet.sh(RHEL, "dnf -q -y upgrade")
     assert {line.split()[1] for line in fleet.sh(RHEL, DRIVER_RPMS).splitlines()} == {"580.105.08"}
     assert fleet.sh(RHEL, MODULE) == "580.105.08"
-    settled(fleet, RHEL, version="580.105.08")
+    settled(fleet, RHEL, version="580.105.08", repo_key_url=key)
     drive(fleet, RHEL, state="absent")
     assert fleet.sh(RHEL, "rpm -qa '*nvidia*' dkms gcc epel-release") == ""
 
