@@ -196,28 +196,18 @@ class Fleet:
 
     def module(self, node: str, name: str, **arguments: Any) -> dict[str, Any]:
         """What a module of the collection returns on a node, as root."""
+        given = ["-a", json.dumps(arguments)] if arguments else []
         done = subprocess.run(
-            [
-                "ansible",
-                node,
-                "-i",
-                self.inventory,
-                "-b",
-                "-o",
-                "-m",
-                f"gpufleet.llm.{name}",
-                "-a",
-                json.dumps(arguments),
-            ],
+            ["ansible", node, "-i", self.inventory, "-b", "-m", f"gpufleet.llm.{name}", *given],
             capture_output=True,
             text=True,
             check=False,
             cwd=ROOT,
-            env=self.environment(),
+            env=self.environment(ANSIBLE_CALLBACK_RESULT_FORMAT="json"),
             timeout=600,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        told: dict[str, Any] = json.loads(done.stdout.partition("=> ")[2])
+        told: dict[str, Any] = json.JSONDecoder().raw_decode(done.stdout.partition("=> ")[2])[0]
         return told
 
     def role(self, role: str, *args: str, ok: bool | None = True, **variables: Any) -> Play:

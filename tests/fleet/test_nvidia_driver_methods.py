@@ -237,7 +237,7 @@ def test_rhel_removal_leaves_nothing(fleet: Fleet) -> None:
     settled(fleet, RHEL, state="absent")
 
 
-NGINX = "[old]\\nname=old\\nbaseurl=https://depot.gpufleet.test/rpm/nginx/9/x86_64/\\ngpgcheck=0\\n"
+NGINX = "[old]\\nname=old\\nbaseurl=https://depot.gpufleet.test/rpm/nginx/9/x86_64/\\ngpgcheck=0\\nmodule_hotfixes=1\\n"
 
 
 def test_rhel_upgrades_the_system_by_consent(fleet: Fleet) -> None:
