@@ -429,10 +429,10 @@ for version in ("1-1", "2-1"):
 data = pathlib.Path(file).read_bytes()
 rows = {"FILENAME": file, "NAME": "gpufleet-other", "VERSION": version, "CSIZE": len(data), "ARCH": "any",
         "SHA256SUM": hashlib.sha256(data).hexdigest()}
-pack("local.db", f"gpufleet-other-{version}/desc", [f"%{key}%\n{value}\n" for key, value in rows.items()])
+pack("other.db", f"gpufleet-other-{version}/desc", [f"%{key}%\n{value}\n" for key, value in rows.items()])
 EOF
 pacman -U --noconfirm gpufleet-other-1-1-any.pkg.tar.gz
-printf '[local]\nSigLevel = Never\nServer = file:///srv/local\n' >> /etc/pacman.conf
+printf '[other]\nSigLevel = Never\nServer = file:///srv/local\n' >> /etc/pacman.conf
 """
 
 
