@@ -328,7 +328,8 @@ def _fabric(
         yield _check(
             "fabric-manager",
             False,
-            f"the node has {gpu['nvswitch']['count']} NVSwitch chips, and method {plan['method']} brings no fabric manager",
+            f"the node has NVSwitch (chips on its bus: {gpu['nvswitch']['count']}), and method {plan['method']} brings "
+            "no fabric manager",
             "Set nvidia_driver_method: nvidia_repo. Without a fabric manager CUDA fails with error 802.",
         )
 

@@ -204,7 +204,7 @@ def test_nvswitch_wants_a_source_that_has_a_fabric_manager(fleet: Fleet) -> None
     """Debian has none."""
     before = fleet.tree(HGX)
     refused = drive(fleet, HGX, ok=False, method="distribution", branch="535")
-    assert "2 NVSwitch chips" in refused.output and "error 802" in refused.output, str(refused)
+    assert "NVSwitch (chips on its bus: 1)" in refused.output and "error 802" in refused.output, str(refused)
     assert fleet.tree(HGX) == before
 
 
