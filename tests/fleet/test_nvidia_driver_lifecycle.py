@@ -335,5 +335,6 @@ def test_modules_that_canonical_signed_want_no_compiler(fleet: Fleet) -> None:
     assert not [name for name in there if "dkms" in name] and fleet.rc(UBUNTU, "command -v gcc") != 0
     module = fleet.sh(UBUNTU, "find /lib/modules/$(uname -r) -name nvidia.ko")
     assert "Module signature appended" in fleet.sh(UBUNTU, f"tail -c 29 {module}")
-    assert fleet.sh(UBUNTU, f"modinfo -F version {module}") == "580.126.20"
+    # modinfo went with the driver of before, and modules that are signed already do not need it
+    assert fleet.rc(UBUNTU, f"grep -aq 'version=580.126.20' {module}") == 0
     settled(fleet, UBUNTU, **wish)
