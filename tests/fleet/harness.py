@@ -134,6 +134,16 @@ class Fleet:
             self.sh(node, "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' | awk '/^.i/ {print $2}'").split()
         )
 
+    def arch_state(self, node: str, state: str) -> None:
+        """Let the mirror of a node with pacman be at an older or the newest state, and the node know it, as `pacman -Sy` does.
+
+        The fixtures of the two states are not the same bytes where they have the same version, as an archive's are; so what
+        pacman has kept of those goes.
+        """
+        self.sh(node, "find /var/cache/pacman/pkg -type f -not -name 'nvidia*' -delete")
+        extra = f"s#distribution/[a-z-]*/x86_64#distribution/{state}/x86_64#"
+        self.sh(node, f"sed -i '{extra}' /etc/pacman.conf; pacman -Syy --noconfirm")
+
     def depot_log(self) -> list[dict[str, Any]]:
         """The depot's access log."""
         return [

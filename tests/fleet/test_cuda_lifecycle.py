@@ -26,17 +26,8 @@ RUNFILE = vars_of("molecule/cuda/vars.yml")["cuda_runfile"]
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
     with running("cuda-lifecycle", {NODE: "arch-like:t4-nodriver"}) as fleet:
-        repository_state(fleet, "arch-before")
+        fleet.arch_state(NODE, "arch-before")
         yield fleet
-
-
-def repository_state(fleet: Fleet, state: str) -> None:
-    """Let the mirror be at an older or the newest state, and the node know it, as `pacman -Sy` does."""
-    fleet.sh(NODE, "find /var/cache/pacman/pkg -type f -delete")
-    fleet.sh(
-        NODE,
-        f"sed -i 's#distribution/[a-z-]*/x86_64#distribution/{state}/x86_64#' /etc/pacman.conf; pacman -Syy --noconfirm",
-    )
 
 
 def drive(fleet: Fleet, *args: str, ok: bool | None = True, **wishes: Any) -> Play:
@@ -106,7 +97,7 @@ def test_a_release_that_the_distribution_has_not_is_refused(fleet: Fleet) -> Non
 
 
 def test_up_when_the_distribution_has_it(fleet: Fleet) -> None:
-    repository_state(fleet, "arch")
+    fleet.arch_state(NODE, "arch")
     step(fleet, toolkits=[NEW, RUNFILE], exclusive=True)
     assert release(fleet, "/opt/cuda") == "13.0" and release(fleet, "/usr/local/cuda-12.0") == "12.0"
 

@@ -88,6 +88,11 @@ def initramfs_tool(fleet: Fleet, node: str, name: str) -> None:
 # -- RHEL family -----------------------------------------------------------------------------------------------------------
 
 
+def rpm_versions(fleet: Fleet) -> set[str]:
+    """The versions that the driver's packages have."""
+    return {line.split()[1] for line in fleet.sh(RHEL, DRIVER_RPMS).splitlines()}
+
+
 def test_rhel_check_of_a_bare_node_changes_nothing(fleet: Fleet) -> None:
     before = fleet.tree(RHEL)
     play = drive(fleet, RHEL, "--check")
@@ -136,7 +141,7 @@ def test_rhel_locks_that_were_edited_are_written_again(fleet: Fleet, edit: str) 
 @pytest.mark.parametrize("version", ["580.126.20", "580.105.08"], ids=["up", "down"])
 def test_rhel_goes_up_and_down(fleet: Fleet, version: str) -> None:
     drive(fleet, RHEL, version=version)
-    assert {line.split()[1] for line in fleet.sh(RHEL, DRIVER_RPMS).splitlines()} == {version}
+    assert rpm_versions(fleet) == {version}
     assert fleet.sh(RHEL, MODULE) == version
     settled(fleet, RHEL, version=version)
 
@@ -176,7 +181,7 @@ def test_rhel_dnf_that_was_killed_is_healed(fleet: Fleet) -> None:
     assert fleet.sh(RHEL, "rpm -qa --qf '%{NAME}\\n' '*nvidia*' | sort | uniq -d")
     drive(fleet, RHEL, version="580.126.20")
     assert fleet.sh(RHEL, "rpm -qa --qf '%{NAME}\\n' '*nvidia*' | sort | uniq -d") == ""
-    assert {line.split()[1] for line in fleet.sh(RHEL, DRIVER_RPMS).splitlines()} == {"580.126.20"}
+    assert rpm_versions(fleet) == {"580.126.20"}
     assert fleet.sh(RHEL, MODULE) == "580.126.20"
     settled(fleet, RHEL, version="580.126.20")
 
@@ -246,7 +251,7 @@ def test_rhel_upgrades_the_system_by_consent(fleet: Fleet) -> None:
     for consent, version in ((False, "1.24.0"), (True, "1.30.4")):
         drive(fleet, RHEL, version="580.105.08", system_update=consent)
         assert fleet.sh(RHEL, "rpm -q --qf '%{VERSION}' nginx") == version
-        assert {line.split()[1] for line in fleet.sh(RHEL, DRIVER_RPMS).splitlines()} == {"580.105.08"}
+        assert rpm_versions(fleet) == {"580.105.08"}
         drive(fleet, RHEL, state="absent")
     fleet.sh(RHEL, "dnf -q -y remove nginx; rm /etc/yum.repos.d/old.repo")
 
@@ -262,7 +267,7 @@ def test_rhel_10_has_no_streams_and_the_lock_keeps_the_branch(fleet: Fleet) -> N
     assert fleet.rc(RHEL, "test -e /etc/dnf/modules.d/nvidia-driver.module") != 0
     assert "590.48.01" in fleet.sh(RHEL, "dnf -q --disableplugin=versionlock repoquery nvidia-driver-cuda")
     fleet.sh(RHEL, "dnf -q -y upgrade")
-    assert {line.split()[1] for line in fleet.sh(RHEL, DRIVER_RPMS).splitlines()} == {"580.105.08"}
+    assert rpm_versions(fleet) == {"580.105.08"}
     assert fleet.sh(RHEL, MODULE) == "580.105.08"
     settled(fleet, RHEL, version="580.105.08", repo_key_url=key)
     drive(fleet, RHEL, state="absent")
@@ -270,19 +275,6 @@ def test_rhel_10_has_no_streams_and_the_lock_keeps_the_branch(fleet: Fleet) -> N
 
 
 # -- Arch ------------------------------------------------------------------------------------------------------------------
-
-
-def repository_state(fleet: Fleet, state: str) -> None:
-    """Let the mirror be at an older or the newest state, and the node know it, as `pacman -Sy` does.
-
-    The fixtures of the two states are not the same bytes where they have the same version, as an archive's are; so what pacman
-    has kept of those goes.
-    """
-    fleet.sh(ARCH, "find /var/cache/pacman/pkg -type f -not -name 'nvidia*' -delete")
-    fleet.sh(
-        ARCH,
-        f"sed -i 's#distribution/[a-z-]*/x86_64#distribution/{state}/x86_64#' /etc/pacman.conf; pacman -Syy --noconfirm",
-    )
 
 
 def test_arch_check_of_a_bare_node_changes_nothing(fleet: Fleet) -> None:
@@ -300,7 +292,7 @@ def test_arch_has_no_repository_of_nvidias(fleet: Fleet) -> None:
 
 
 def test_arch_installs_what_the_repository_has(fleet: Fleet) -> None:
-    repository_state(fleet, "arch-before")
+    fleet.arch_state(ARCH, "arch-before")
     initramfs_tool(fleet, ARCH, "mkinitcpio")
     drive(fleet, ARCH)
     image = fleet.sh(ARCH, IMAGE)
@@ -314,7 +306,7 @@ def test_arch_installs_what_the_repository_has(fleet: Fleet) -> None:
 
 
 def test_arch_system_upgrade_leaves_the_driver_alone(fleet: Fleet) -> None:
-    repository_state(fleet, "arch")
+    fleet.arch_state(ARCH, "arch")
     fleet.sh(ARCH, "pacman -Su --noconfirm")
     assert fleet.sh(ARCH, MODULE) == "590.44.01"
 

@@ -56,16 +56,10 @@ def bare(fleet: Fleet) -> dict[str, set[str]]:
 
 NVIDIA_SOURCE = "/etc/apt/sources.list.d/gpufleet-nvidia.sources"
 NON_FREE_SOURCE = "/etc/apt/sources.list.d/gpufleet-nvidia-driver.sources"
-NVIDIA_REPOSITORY = {
-    D12: {"method": "nvidia_repo", "branch": "580", "mirror_profile": "depot"},
-    D13: {
-        "method": "nvidia_repo",
-        "branch": "580",
-        "mirror_profile": "depot",
-        # The fixtures have one key, under the name of the older of NVIDIA's two
-        "repo_key_url": "https://developer.download.nvidia.com/compute/cuda/repos/debian13/x86_64/3bf863cc.pub",
-    },
-}
+REPOSITORY = {"method": "nvidia_repo", "branch": "580", "mirror_profile": "depot"}
+# The fixtures have one key, under the name of the older of NVIDIA's two
+KEY = "https://developer.download.nvidia.com/compute/cuda/repos/debian13/x86_64/3bf863cc.pub"
+NVIDIA_REPOSITORY = {D12: REPOSITORY, D13: {**REPOSITORY, "repo_key_url": KEY}}
 
 
 def settled(fleet: Fleet, node: str, **wishes: Any) -> None:

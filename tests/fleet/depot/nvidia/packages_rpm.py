@@ -442,7 +442,10 @@ def arch(out: Path, work: Path, library: bytes, modules: dict[str, dict[str, byt
     """`distribution/arch` is the newest state of Arch's `extra`, `distribution/arch-before` an older one."""
     shutil.rmtree("/tmp/debian-packages/kmod", ignore_errors=True)
     modules_tools = kmod()
-    for state, versions in (("arch", ("590.48.01", "580.126.20")), ("arch-before", ("590.44.01", "580.105.08"))):
+    for state, versions, toolkit in (
+        ("arch", ("590.48.01", "580.126.20"), "13.0.2"),
+        ("arch-before", ("590.44.01", "580.105.08"), "12.4.1"),
+    ):
         target, own = out / "distribution" / state / "x86_64", work / state
         tools = build_tools(f"usr/lib/modules/{os.uname().release}/build", "updates/dkms")
         headers = {path: file for path, file in tools["headers"].items() if not file.link}
@@ -453,7 +456,7 @@ def arch(out: Path, work: Path, library: bytes, modules: dict[str, dict[str, byt
             pacman(target, own, "make", "4.4.1-1", tools["make"]),
             pacman(target, own, "linux-headers", kernel, headers),
             pacman(target, own, "kmod", "34.2-1", modules_tools),
-            pacman(target, own, "cuda", "13.0.2-1" if state == "arch" else "12.4.1-1", content.toolkit("13.0.2" if state == "arch" else "12.4.1", "opt/cuda"), depend=["nvidia-utils"]),
+            pacman(target, own, "cuda", f"{toolkit}-1", content.toolkit(toolkit, "opt/cuda"), depend=["nvidia-utils"]),
             pacman(target, own, "cudnn", "9.5.1.17-1", {"usr/lib/libcudnn.so.9.5.1": File("fixture\n")}, depend=["cuda"]),
             *arch_driver(target, own, versions[0], library, modules[versions[0]]),
             *arch_driver(target, own, versions[1], library, modules[versions[1]], "-580xx"),
