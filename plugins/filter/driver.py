@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -43,9 +43,14 @@ def driver_versions(
     return driver_node.pick_versions(madison, coupled, version, branch, installed)
 
 
-def driver_rehearsal(text: str, removals: list[str] | None = None) -> dict[str, Any]:
+def driver_rehearsal(text: str, known: list[str] | None = None) -> dict[str, Any]:
     """What apt-get --simulate would do, and what of it must not be."""
-    return driver_node.read_rehearsal(text, removals or [])
+    return driver_node.read_rehearsal(text, known or [])
+
+
+def driver_parts(names: Iterable[str]) -> list[str]:
+    """Those of the packages that are parts of a driver: not nvidia-container-toolkit."""
+    return [name for name in names if driver_node.driver_part(name)]
 
 
 def driver_removable(text: str, recorded: list[str]) -> list[str]:
@@ -95,6 +100,7 @@ class FilterModule:
             driver_decision,
             driver_dkms_reason,
             driver_mok_hash,
+            driver_parts,
             driver_preferences,
             driver_probe,
             driver_rehearsal,

@@ -11,9 +11,9 @@ from typing import Any
 from ansible_collections.gpufleet.llm.plugins.plugin_utils import driver_dnf
 
 
-def driver_transaction(text: str, removals: list[str] | None = None) -> dict[str, Any]:
+def driver_transaction(text: str, known: list[str] | None = None) -> dict[str, Any]:
     """What dnf --assumeno would do, and what of it must not be."""
-    return driver_dnf.read_transaction(text, removals or [])
+    return driver_dnf.read_transaction(text, known or [])
 
 
 def driver_specs(offered: str, chosen: dict[str, Any], loose: list[str]) -> list[str]:

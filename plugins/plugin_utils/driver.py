@@ -563,9 +563,7 @@ def _name_files(plan: dict[str, Any], settings: Mapping[str, Any]) -> None:
     for service in plan["services"]:
         persistence = service["name"].startswith("nvidia-persistenced")
         path = driver_files.PERSISTENCED if persistence else driver_files.FABRICMANAGER
-        files.append(
-            driver_files.drop_in(path, "/proc/driver/nvidia/version" if persistence else "/dev/nvidia-nvswitchctl")
-        )
+        files.append(driver_files.drop_in(path))
     plan["files"] = files
 
 
@@ -633,6 +631,8 @@ def items(plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapping[str
     ):
         if path not in wanted and not (path == driver_files.PREFERENCES and plan["preferences"]["path"]):
             out.append({"kind": "absent", "path": path})
+    if settings["nouveau"] == "disable":
+        out.append({"kind": "absent", "path": driver_files.INITRAMFS})
     if plan["method"] == "nvidia_repo" and manager == "dpkg":
         out.append({"kind": "absent", "path": nvidia_repository.NO_DRIVER_PIN})
     for source in plan["sources"]:
@@ -699,6 +699,7 @@ def _remove(
         left += [path for paths in nvidia_repository.PATHS.values() for path in paths.values()]
         if driver_table.has_repository(system):
             _name_sources(named, settings, system, node)
+    left += [driver_files.REBOOTED, driver_files.INITRAMFS]
     # What an installation that failed has left: the runfile, to be taken up again
     left.append(f"{settings['runfile_tmpdir']}/{RUNFILE_FOLDER}")
     looks += [{"kind": "absent", "path": path} for path in left]

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.driver_node import strangers
 
 # A kernel and its modules; headers (kernel-devel, kernel-headers) are no kernel.
 KERNEL = re.compile(r"^kernel(-(core|modules|modules-core|modules-extra|rt|rt-core|uek|uek-core|64k|64k-core))?$")
@@ -17,11 +18,11 @@ SECTION = re.compile(r"^([A-Z][a-z]+(?: [a-z]+)*):$")
 INSTALLS = ("Installing", "Installing dependencies", "Installing weak dependencies", "Installing group/module packages")
 
 
-def read_transaction(text: str, expected_removals: Sequence[str] = ()) -> dict[str, Any]:
+def read_transaction(text: str, known: Sequence[str] = ()) -> dict[str, Any]:
     """What C(dnf --assumeno) would do, and what of it must not be.
 
     :arg text: its output in the C locale (dnf 4 or 5)
-    :arg expected_removals: globs of packages that may go
+    :arg known: packages that may go besides those of a driver: what this role brought
     :returns: C({"ok": bool, "nothing": bool, "install": [name], "change": [name], "remove": [name], "problems": [str]});
         C(install) is new on the node, C(change) is upgraded, downgraded or reinstalled
     """
@@ -45,7 +46,7 @@ def read_transaction(text: str, expected_removals: Sequence[str] = ()) -> dict[s
     kernels = sorted({name for name in install + change + remove if KERNEL.match(name)})
     if kernels:
         problems.append(f"it would change the kernels of the node: {', '.join(kernels)}")
-    surprises = [name for name in remove if not any(fnmatch.fnmatch(name, glob) for glob in expected_removals)]
+    surprises = strangers(remove, known)
     if surprises:
         problems.append(f"it would remove packages that have nothing to do with the driver: {', '.join(surprises)}")
     problems += [line.strip() for line in re.findall(r"(?m)^(?:Error: .+|Unable to find a match: .+)$", text)]

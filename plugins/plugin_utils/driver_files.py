@@ -18,6 +18,10 @@ PERSISTENCED = "/etc/systemd/system/nvidia-persistenced.service.d/10-gpufleet.co
 FABRICMANAGER = "/etc/systemd/system/nvidia-fabricmanager.service.d/10-gpufleet.conf"
 RECORD = "/var/lib/gpufleet/nvidia_driver/installed_packages"
 DEBIAN_SOURCE = "/etc/apt/sources.list.d/gpufleet-nvidia-driver.sources"
+# There while an initramfs is older than the blacklist of nouveau: a run that ends in between leaves it to the next one.
+INITRAMFS = "/var/lib/gpufleet/nvidia_driver/initramfs_is_old"
+# For what the node was rebooted last; gone when that helped.
+REBOOTED = "/var/lib/gpufleet/nvidia_driver/rebooted_for"
 
 # Any of these on a node: its driver is managed by this role.
 OWN = (NOUVEAU, PREFERENCES, UNATTENDED, PERSISTENCED, FABRICMANAGER, RECORD, DEBIAN_SOURCE)
@@ -51,9 +55,12 @@ def preferences(packages: Sequence[str], version: str) -> dict[str, str]:
     return _file(PREFERENCES, HEADER + text)
 
 
-def drop_in(path: str, condition: str) -> dict[str, str]:
-    """A service that is skipped, not failed, while the module is not loaded."""
-    return _file(path, HEADER + f"[Unit]\nConditionPathExists={condition}\n")
+def drop_in(path: str) -> dict[str, str]:
+    """A service that is skipped, not failed, while the module is not loaded.
+
+    The fabric manager, too: the device nodes of NVSwitch are no sign of it, since it is the fabric manager that makes them.
+    """
+    return _file(path, HEADER + "[Unit]\nConditionPathExists=/proc/driver/nvidia/version\n")
 
 
 def deb822(uris: Sequence[str], suites: Sequence[str], components: Sequence[str], signed_by: str) -> str:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,7 +28,7 @@ LISTS = (
 )
 WORDS = (
     "uninstaller", "display", "container", "machine_id", "headers_candidate", "proc_version", "tmp_noexec",
-    "dnf_modules", "boot_id", "runfile_started", "runfile_database",
+    "dnf_modules", "boot_id", "rebooted", "runfile_started", "runfile_database",
 )  # fmt: skip
 
 
@@ -136,13 +135,34 @@ def pick_versions(
     }
 
 
+# What parts of a driver are called, and what has such a name and is none.
+PART = re.compile(r"nvidia|^libcuda(1|debugger1)$|^cuda-drivers|^libnv(cuvid|optix)1$|^libxnvctrl")
+NO_PART = re.compile(
+    r"container|^nvidia-(docker|fs|gds|cuda-(dev|doc|gdb|toolkit)|cudnn|nsight|driver-assistant)|^(dnf-plugin|python3?)-"
+    r"|^(linux-firmware|firmware-nvidia-graphics|libnvidia-ml-dev)"
+)
+
+
+def driver_part(name: str) -> bool:
+    """Whether a package is part of a driver: C(libnvidia-ml1) is, C(nvidia-container-toolkit) is not."""
+    bare = name.partition(":")[0]
+    return bool(PART.search(bare)) and not NO_PART.search(bare)
+
+
 KERNEL = re.compile(
     r"^(linux-image|linux-generic|linux-modules-\d|linux-modules-extra|kernel(-core|-modules)?$|pve-kernel|proxmox-kernel)"
 )
 
 
-def read_rehearsal(text: str, expected_removals: Sequence[str] = ()) -> dict[str, Any]:
+def strangers(names: Sequence[str], known: Sequence[str] = ()) -> list[str]:
+    """Those of the packages that are to go which neither belong to a driver nor are C(known)."""
+    return [name for name in names if not driver_part(name) and name.partition(":")[0] not in known]
+
+
+def read_rehearsal(text: str, known: Sequence[str] = ()) -> dict[str, Any]:
     """What C(apt-get --simulate) would do, and what of it must not be.
+
+    :arg known: packages that may go besides those of a driver: what this role brought
 
     Returns C({"ok": bool, "install": [name], "remove": [name], "problems": [str]}).
     """
@@ -152,7 +172,7 @@ def read_rehearsal(text: str, expected_removals: Sequence[str] = ()) -> dict[str
     kernels = sorted({name for name in install + remove if KERNEL.match(name)})
     if kernels:
         problems.append(f"it would change the kernels of the node: {', '.join(kernels)}")
-    surprises = [name for name in remove if not any(fnmatch.fnmatch(name, glob) for glob in expected_removals)]
+    surprises = strangers(remove, known)
     if surprises:
         problems.append(f"it would remove packages that have nothing to do with the driver: {', '.join(surprises)}")
     for pattern in (r"(?m)^E: (.+)$", r"(?m)^ (\S+ : (?:Depends|Conflicts|Breaks|PreDepends): .+)$"):

@@ -134,6 +134,13 @@ class Fleet:
             self.sh(node, "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' | awk '/^.i/ {print $2}'").split()
         )
 
+    def nvidia_runfile(self, version: str) -> dict[str, Any]:
+        """The wishes of the role nvidia_driver for a runfile of the depot."""
+        with open(self.inventory, encoding="utf-8") as stream:
+            known = json.load(stream)["all"]["vars"]["fleet_depot"]["nvidia"]["runfiles"]
+        sha256 = known[f"XFree86/Linux-x86_64/{version}/NVIDIA-Linux-x86_64-{version}.run"]["sha256"]
+        return {"method": "runfile", "version": version, "runfile_sha256": sha256}
+
     def arch_state(self, node: str, state: str) -> None:
         """Let the mirror of a node with pacman be at an older or the newest state, and the node know it, as `pacman -Sy` does.
 

@@ -85,23 +85,36 @@ def bare(fleet: Fleet) -> dict[str, set[str]]:
 
 # -- Debian by NVIDIA's repository -----------------------------------------------------------------------------------------
 
+# A package of which there is a newer one; a kernel's, of which the next brings another kernel, and a newer build of a kernel.
 UPGRADABLE = r"""
 set -e
 mkdir -p /srv/local; cd /srv/local
-for version in 1 2; do
-    mkdir -p build/DEBIAN
-    printf 'Package: gpufleet-other\nVersion: %s\nArchitecture: all\nMaintainer: gpufleet fixture <fixture@gpufleet.test>\n' \
-        $version > build/DEBIAN/control
+make_package() { # name version [field]
+    rm -rf build; mkdir -p build/DEBIAN
+    printf 'Package: %s\nVersion: %s\nArchitecture: all\nMaintainer: gpufleet fixture <fixture@gpufleet.test>\n' $1 $2 \
+        > build/DEBIAN/control
+    [ -z "$3" ] || echo "$3" >> build/DEBIAN/control
     printf 'Description: a fixture\n' >> build/DEBIAN/control
-    dpkg-deb --build build other_$version.deb
+    dpkg-deb --build build $1_$2.deb
+}
+for name in gpufleet-other linux-image-gpufleet linux-image-1-gpufleet; do
+    make_package $name 1
+    dpkg --install ${name}_1.deb
+    rm ${name}_1.deb
 done
-dpkg --install other_1.deb
-rm other_1.deb
-{ cat build/DEBIAN/control; echo "Filename: ./other_2.deb"; echo "Size: $(stat -c %s other_2.deb)"
-  echo "SHA256: $(sha256sum other_2.deb | cut -d' ' -f1)"; } > Packages
+make_package gpufleet-other 2
+make_package linux-image-1-gpufleet 2
+make_package linux-image-2-gpufleet 2
+make_package linux-image-gpufleet 2 'Depends: linux-image-2-gpufleet'
+for file in *.deb; do
+    dpkg-deb --field $file
+    printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' $file $(stat -c %s $file) $(sha256sum $file | cut -d' ' -f1)
+done > Packages
 echo 'deb [trusted=yes] file:/srv/local ./' > /etc/apt/sources.list.d/local.list
 """
 OTHER = "dpkg-query -W -f '${Version}' gpufleet-other"
+KERNELS = "dpkg-query -W -f '${Package}=${Version} ' 'linux-image-*gpufleet'"
+FIXTURES = {"gpufleet-other", "linux-image-gpufleet", "linux-image-1-gpufleet"}
 
 
 def test_check_of_a_bare_debian_13_changes_nothing(fleet: Fleet, bare: dict[str, set[str]]) -> None:
@@ -172,7 +185,7 @@ def test_debian_changes_branches(fleet: Fleet, branch: str) -> None:
 @pytest.mark.parametrize("node", [D12, D13])
 def test_debian_is_as_before_when_the_driver_is_gone(fleet: Fleet, bare: dict[str, set[str]], node: str) -> None:
     drive(fleet, node, state="absent", nouveau_back=True)
-    assert fleet.debs(node) - {"gpufleet-other"} == bare[node]
+    assert fleet.debs(node) - FIXTURES == bare[node]
     left = fleet.sh(
         node,
         "find /etc /usr/share/keyrings /var/lib /lib/modules -name '*gpufleet-n*' -o -name nvidia.ko 2>/dev/null; true",
@@ -181,9 +194,46 @@ def test_debian_is_as_before_when_the_driver_is_gone(fleet: Fleet, bare: dict[st
     settled(fleet, node, state="absent", nouveau_back=True)
 
 
+# In the place of a tool that makes the initramfs: what the system would read of modprobe's settings when it boots.
+INITRAMFS = r"""
+mkdir -p /boot /etc/gpufleet-fixture
+echo kernel > /boot/vmlinuz-stand-in
+cat > /usr/local/bin/dracut <<'EOF'
+#!/bin/sh
+[ ! -e /etc/gpufleet-fixture/boot-is-full ] || { echo "dracut stand-in: No space left on device" >&2; exit 1; }
+cat /etc/modprobe.d/*.conf > /boot/initramfs-stand-in.img 2>/dev/null; true
+EOF
+chmod 755 /usr/local/bin/dracut
+"""
+NOUVEAU_IN_IMAGE = "grep -c 'blacklist nouveau' /boot/initramfs-stand-in.img"
+
+
+def test_a_driver_that_cannot_be_had_leaves_nouveau_where_it_is(fleet: Fleet) -> None:
+    before = fleet.debs(D12)
+    refused = drive(fleet, D12, ok=False, version="580.999.99")
+    assert "580.999.99" in refused.output and fleet.rc(D12, f"test -e {BLACKLIST}") != 0
+    assert driver(fleet, D12) == {} and before
+    drive(fleet, D12, state="absent", nouveau_back=True)
+
+
+def test_an_initramfs_that_could_not_be_rebuilt_is_rebuilt_by_the_next_run(fleet: Fleet) -> None:
+    """As when /boot is full: nouveau would come back at every boot, or stay away for ever."""
+    fleet.sh(D12, INITRAMFS)
+    for wishes, blacklisted in (({"version": "580.105.08"}, "1"), ({"state": "absent", "nouveau_back": True}, "0")):
+        fleet.sh(D12, "touch /etc/gpufleet-fixture/boot-is-full")
+        failed = drive(fleet, D12, ok=False, **wishes)
+        assert "No space left on device" in failed.output, str(failed)
+        fleet.sh(D12, "rm /etc/gpufleet-fixture/boot-is-full")
+        drive(fleet, D12, **wishes)
+        assert fleet.sh(D12, NOUVEAU_IN_IMAGE, check=False) == blacklisted
+        settled(fleet, D12, **wishes)
+    fleet.sh(D12, "rm /usr/local/bin/dracut /boot/*stand-in*")
+
+
 def test_the_system_is_upgraded_by_consent(fleet: Fleet) -> None:
     drive(fleet, D13, system_update=True)
     assert fleet.sh(D13, OTHER) == "2"
+    assert fleet.sh(D13, KERNELS).split() == ["linux-image-1-gpufleet=1", "linux-image-gpufleet=1"]
     assert "nvidia-driver-cuda" in driver(fleet, D13)
 
 
@@ -216,6 +266,8 @@ def test_the_fabric_manager_has_the_drivers_exact_version(fleet: Fleet, version:
     assert FABRIC_MANAGER in fleet.sh(HGX, "apt-mark showhold").split()
     assert fleet.sh(HGX, f"systemctl is-enabled {FABRIC_MANAGER}") == "enabled"
     # No module is loaded here: it waits for one and does not fail.
+    condition = fleet.sh(HGX, f"systemctl cat {FABRIC_MANAGER} | grep ^Condition")
+    assert condition == "ConditionPathExists=/proc/driver/nvidia/version"
     fleet.sh(HGX, f"systemctl start {FABRIC_MANAGER}")
     state = fleet.sh(HGX, f"systemctl show -p ActiveState -p ConditionResult {FABRIC_MANAGER}")
     assert set(state.split()) == {"ActiveState=inactive", "ConditionResult=no"}
@@ -277,8 +329,39 @@ def test_another_method_needs_consent(fleet: Fleet) -> None:
     assert fleet.tree(UBUNTU) == before
 
 
+PACKAGE = r"""
+set -e
+folder=$(mktemp -d)
+mkdir -p $folder/x/DEBIAN
+{ printf 'Package: %s\nVersion: 1\nArchitecture: all\nMaintainer: gpufleet fixture <fixture@gpufleet.test>\n' "$1"
+  [ -z "$2" ] || echo "$2"; echo 'Description: a fixture'; } > $folder/x/DEBIAN/control
+dpkg-deb --build $folder/x $folder/x.deb
+dpkg --install $folder/x.deb
+rm -r $folder
+"""
+
+
+def package(fleet: Fleet, node: str, name: str, relation: str = "") -> None:
+    """A package with nothing in it."""
+    fleet.sh(node, f"set -- {name} {relation!r}; {PACKAGE}")
+
+
+def test_what_needs_the_driver_is_not_taken_along(fleet: Fleet) -> None:
+    package(fleet, UBUNTU, "gpufleet-needs-cuda", "Depends: libnvidia-compute-580")
+    before = driver(fleet, UBUNTU)
+    for wishes in ({"method": "distribution", "switch_method": True}, {"state": "absent"}):
+        refused = drive(fleet, UBUNTU, ok=False, **wishes)
+        assert "gpufleet-needs-cuda" in refused.output, str(refused)
+        assert driver(fleet, UBUNTU) == before
+    fleet.sh(UBUNTU, "dpkg --purge gpufleet-needs-cuda")
+
+
 def test_to_the_distributions_packages(fleet: Fleet) -> None:
-    """A display manager runs all the while; nothing that is loaded has to make room, so it is left alone."""
+    """A display manager runs all the while; nothing that is loaded has to make room, so it is left alone.
+
+    And so is what only is called like a driver's package.
+    """
+    package(fleet, UBUNTU, "nvidia-container-toolkit")
     fleet.sh(UBUNTU, f"printf '{DISPLAY}' > /etc/systemd/system/display-manager.service; systemctl daemon-reload")
     fleet.sh(UBUNTU, "systemctl start display-manager")
     drive(fleet, UBUNTU, method="distribution", switch_method=True)
@@ -289,6 +372,7 @@ def test_to_the_distributions_packages(fleet: Fleet) -> None:
     assert fleet.rc(UBUNTU, f"test -e {NVIDIA_SOURCE}") != 0
     assert "pinning" not in fleet.sh(UBUNTU, "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' | grep '^.i'")
     assert fleet.sh(UBUNTU, "systemctl is-active display-manager") == "active"
+    fleet.sh(UBUNTU, "dpkg --status nvidia-container-toolkit && dpkg --purge nvidia-container-toolkit")
     settled(fleet, UBUNTU, method="distribution")
 
 
@@ -338,3 +422,23 @@ def test_modules_that_canonical_signed_want_no_compiler(fleet: Fleet) -> None:
     # modinfo went with the driver of before, and modules that are signed already do not need it
     assert fleet.rc(UBUNTU, f"grep -aq 'version=580.126.20' {module}") == 0
     settled(fleet, UBUNTU, **wish)
+
+
+# -- Runfile ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("node", [D12, D13, UBUNTU])
+def test_by_runfile_and_gone(fleet: Fleet, bare: dict[str, set[str]], node: str) -> None:
+    """Up, and away with what apt brought for it; test_nvidia_driver_methods.py has the other distributions."""
+    drive(fleet, node, state="absent", nouveau_back=True)
+    for version in ("580.105.08", "580.126.20"):
+        wish = fleet.nvidia_runfile(version)
+        drive(fleet, node, **wish)
+        assert fleet.sh(node, MODULE) == version and driver(fleet, node) == {}
+        assert fleet.rc(node, "test -x /usr/bin/nvidia-uninstall") == 0
+        settled(fleet, node, **wish)
+    drive(fleet, node, state="absent", nouveau_back=True)
+    assert fleet.rc(node, "ls /usr/bin/nvidia-uninstall /var/lib/nvidia 2>/dev/null") != 0
+    assert fleet.sh(node, "find /lib/modules -name 'nvidia*'; ls /var/lib/dkms 2>/dev/null; true") == ""
+    assert fleet.debs(node) - FIXTURES == bare[node]
+    settled(fleet, node, state="absent", nouveau_back=True)

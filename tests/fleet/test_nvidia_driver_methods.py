@@ -7,7 +7,6 @@ Package managers, module streams, version locks and runfiles are real; what is i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,14 +53,6 @@ def settled(fleet: Fleet, node: str, **wishes: Any) -> None:
     again = drive(fleet, node, **wishes)
     assert again.changed(node) == 0, str(again)
     assert not again.drift(node)
-
-
-def runfile(fleet: Fleet, version: str) -> dict[str, Any]:
-    """The wishes for a runfile of the depot."""
-    with open(fleet.inventory, encoding="utf-8") as stream:
-        known = json.load(stream)["all"]["vars"]["fleet_depot"]["nvidia"]["runfiles"]
-    sha256 = known[f"XFree86/Linux-x86_64/{version}/NVIDIA-Linux-x86_64-{version}.run"]["sha256"]
-    return {"method": "runfile", "version": version, "runfile_sha256": sha256}
 
 
 def fixture_file(fleet: Fleet, node: str, name: str, there: bool = True) -> None:
@@ -187,7 +178,7 @@ def test_rhel_dnf_that_was_killed_is_healed(fleet: Fleet) -> None:
 
 
 def test_rhel_another_method_needs_consent(fleet: Fleet) -> None:
-    wish = runfile(fleet, "580.126.20")
+    wish = fleet.nvidia_runfile("580.126.20")
     before = fleet.tree(RHEL)
     refused = drive(fleet, RHEL, ok=False, **wish)
     assert "nvidia_driver_switch_method" in refused.output, str(refused)
@@ -197,7 +188,7 @@ def test_rhel_another_method_needs_consent(fleet: Fleet) -> None:
 def test_rhel_switches_to_the_runfile_and_back(fleet: Fleet) -> None:
     """In the same version, so that library and module alone would look as wanted."""
     assert fleet.sh(RHEL, MODULE) == "580.126.20"
-    wish = {**runfile(fleet, "580.126.20"), "switch_method": True}
+    wish = {**fleet.nvidia_runfile("580.126.20"), "switch_method": True}
     drive(fleet, RHEL, **wish)
     assert fleet.sh(RHEL, "rpm -qa '*nvidia*'") == ""
     assert fleet.sh(RHEL, MODULE) == "580.126.20"
@@ -375,7 +366,7 @@ def test_arch_a_lock_that_is_held_is_left_alone(fleet: Fleet) -> None:
 
 
 def test_arch_switches_to_the_runfile_and_back(fleet: Fleet) -> None:
-    wish = runfile(fleet, "580.126.20")
+    wish = fleet.nvidia_runfile("580.126.20")
     before = fleet.tree(ARCH)
     assert "nvidia_driver_switch_method" in drive(fleet, ARCH, ok=False, **wish).output
     assert fleet.tree(ARCH) == before
@@ -444,7 +435,7 @@ def test_arch_upgrades_the_system_by_consent(fleet: Fleet) -> None:
 def test_runfile_failure_is_told_from_the_installers_log(fleet: Fleet) -> None:
     fixture_file(fleet, ARCH, "build-fails")
     try:
-        failed = drive(fleet, ARCH, ok=False, **runfile(fleet, "580.105.08"))
+        failed = drive(fleet, ARCH, ok=False, **fleet.nvidia_runfile("580.105.08"))
     finally:
         fixture_file(fleet, ARCH, "build-fails", there=False)
     assert "Building kernel modules" in failed.output
@@ -454,14 +445,14 @@ def test_runfile_failure_is_told_from_the_installers_log(fleet: Fleet) -> None:
 
 
 def test_runfile_with_another_sha256_is_not_started(fleet: Fleet) -> None:
-    wish = {**runfile(fleet, "580.105.08"), "runfile_sha256": "0" * 64}
+    wish = {**fleet.nvidia_runfile("580.105.08"), "runfile_sha256": "0" * 64}
     failed = drive(fleet, ARCH, ok=False, **wish)
     assert "0" * 64 in failed.output
     assert fleet.rc(ARCH, "test -e /usr/bin/nvidia-smi") != 0
 
 
 def test_runfile_killed_halfway_is_healed(fleet: Fleet) -> None:
-    wish = runfile(fleet, "580.105.08")
+    wish = fleet.nvidia_runfile("580.105.08")
     fixture_file(fleet, ARCH, "killed-halfway")
     try:
         drive(fleet, ARCH, ok=False, **wish)
@@ -479,7 +470,7 @@ def test_runfile_killed_halfway_is_removed(fleet: Fleet, runfile_kept: bool) -> 
     drive(fleet, ARCH, state="absent")
     fixture_file(fleet, ARCH, "killed-halfway")
     try:
-        drive(fleet, ARCH, ok=False, **runfile(fleet, "580.105.08"))
+        drive(fleet, ARCH, ok=False, **fleet.nvidia_runfile("580.105.08"))
     finally:
         fixture_file(fleet, ARCH, "killed-halfway", there=False)
     assert fleet.sh(ARCH, LIBRARIES) == "libnvidia-ml.so.580.105.08"
@@ -493,7 +484,7 @@ def test_runfile_killed_halfway_is_removed(fleet: Fleet, runfile_kept: bool) -> 
 
 @pytest.mark.parametrize("version", ["580.126.20", "580.105.08"], ids=["up", "down"])
 def test_runfile_goes_up_and_down(fleet: Fleet, version: str) -> None:
-    wish = runfile(fleet, version)
+    wish = fleet.nvidia_runfile(version)
     drive(fleet, ARCH, **wish)
     assert fleet.sh(ARCH, MODULE) == version
     assert fleet.sh(ARCH, LIBRARIES) == f"libnvidia-ml.so.{version}"
@@ -502,7 +493,7 @@ def test_runfile_goes_up_and_down(fleet: Fleet, version: str) -> None:
 
 def test_runfile_older_than_the_kernel_is_refused_before_the_first_change(fleet: Fleet) -> None:
     before = fleet.tree(ARCH)
-    refused = drive(fleet, ARCH, ok=False, **runfile(fleet, "525.85.05"))
+    refused = drive(fleet, ARCH, ok=False, **fleet.nvidia_runfile("525.85.05"))
     assert "525" in refused.output and "580" in refused.output
     assert fleet.tree(ARCH) == before
 

@@ -209,6 +209,13 @@ def test_a_reboot_that_is_allowed_happens(fleet: Fleet) -> None:
     assert told["reboot_required"] is True and "the node was rebooted" in told["result"]["notes"]
 
 
+def test_a_reboot_that_did_not_help_is_not_tried_again(fleet: Fleet) -> None:
+    booted = fleet.sh("mismatch", BOOTED)
+    _play, told = drive(fleet, "mismatch", reboot="auto", reload_modules=False)
+    assert fleet.sh("mismatch", BOOTED) == booted
+    assert told["reboot_required"] is True and list(failing(told)) == ["reboot"]
+
+
 def test_a_lost_gpu_is_reported_and_nothing_is_installed(fleet: Fleet) -> None:
     before = tree(fleet, "lost")
     _play, told = drive(fleet, "lost")

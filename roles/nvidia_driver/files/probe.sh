@@ -58,6 +58,10 @@ cat /etc/machine-id 2>/dev/null
 echo "== boot_id"
 cat /proc/sys/kernel/random/boot_id 2>/dev/null
 
+# For which driver the role rebooted the node last, if that did not help
+echo "== rebooted"
+cat /var/lib/gpufleet/nvidia_driver/rebooted_for 2>/dev/null
+
 echo "== proc_version"
 cat /proc/version
 

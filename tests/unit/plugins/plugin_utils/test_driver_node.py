@@ -100,14 +100,37 @@ Conf nvidia-smi
         (REHEARSAL + "Inst linux-image-generic [5.15.0.1] (5.15.0.2 Ubuntu [amd64])\n", "kernels"),
         (REHEARSAL + "Remv linux-image-6.1.0-40-amd64 [6.1.1]\n", "kernels"),
         (REHEARSAL + "Remv postgresql [15]\n", "postgresql"),
+        (REHEARSAL + "Purg nvidia-container-toolkit [1.17.8-1]\n", "nvidia-container-toolkit"),
+        (REHEARSAL + "Purg libcuda1:i386 [580.105.08-1]\n", ""),
         (" nvidia-smi : Depends: x (= 1) but it is not installable\nE: you have held broken packages.\n", "held broken"),
         ("E: Version '1' for 'nvidia-smi' was not found\n", "was not found"),
     ],
 )  # fmt: skip
 def test_a_rehearsal_shows_what_must_not_be(text: str, problem: str) -> None:
-    found = driver_node.read_rehearsal(text, ["*nvidia*"])
+    found = driver_node.read_rehearsal(text)
     assert found["ok"] is not bool(problem)
     assert problem in " ".join(found["problems"])
+
+
+PARTS = """libcuda1 libcuda1:i386 libcudadebugger1 libnvcuvid1 libnvidia-ml1 libnvidia-compute-580-server cuda-drivers cuda-drivers-580
+nvidia-driver-cuda nvidia-kernel-open-dkms nvidia-fabricmanager-580 nvidia-persistenced nvidia-cuda-mps nvidia-driver-pinning-580
+linux-modules-nvidia-580-server-open-6.8.0-1-generic firmware-nvidia-gsp xserver-xorg-video-nvidia glx-alternative-nvidia
+kmod-nvidia-open-dkms xorg-x11-drv-nvidia-cuda-libs libxnvctrl0 libnvidia-nscq-580 nvidia-imex-580""".split()
+NO_PARTS = """nvidia-container-toolkit nvidia-container-toolkit-base libnvidia-container1 libnvidia-container-tools nvidia-docker2
+nvidia-fs nvidia-fs-dkms nvidia-gds-12-4 nvidia-cuda-toolkit nvidia-cuda-dev nvidia-cudnn nvidia-driver-assistant libnvidia-ml-dev
+firmware-nvidia-graphics linux-firmware-nvidia dnf-plugin-nvidia python3-pynvml cuda-toolkit-12-4 cuda-nvcc-12-4 libcudart12 dkms
+""".split()
+
+
+@pytest.mark.parametrize("name", [*PARTS, *NO_PARTS])
+def test_what_is_part_of_a_driver(name: str) -> None:
+    """Only that goes with it: containers go on finding their toolkit."""
+    assert driver_node.driver_part(name) is (name in PARTS)
+
+
+def test_what_the_role_brought_may_go_too() -> None:
+    assert driver_node.read_rehearsal("Purg dkms [3]\n", ["dkms"])["ok"]
+    assert not driver_node.read_rehearsal("Purg dkms [3]\n")["ok"]
 
 
 def test_headers_are_no_kernel() -> None:
