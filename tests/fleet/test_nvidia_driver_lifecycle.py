@@ -85,40 +85,46 @@ def bare(fleet: Fleet) -> dict[str, set[str]]:
 
 # -- Debian by NVIDIA's repository -----------------------------------------------------------------------------------------
 
-# A package of which there is a newer one; a kernel's, of which the next brings another kernel, and a newer build of a kernel.
-UPGRADABLE = r"""
+PACKAGE = r"""
 set -e
-mkdir -p /srv/local; cd /srv/local
-make_package() { # name version [field]
-    rm -rf build; mkdir -p build/DEBIAN
-    printf 'Package: %s\nVersion: %s\nArchitecture: all\nMaintainer: gpufleet fixture <fixture@gpufleet.test>\n' $1 $2 \
-        > build/DEBIAN/control
-    [ -z "$3" ] || echo "$3" >> build/DEBIAN/control
-    printf 'Description: a fixture\n' >> build/DEBIAN/control
-    dpkg-deb --build build $1_$2.deb
-}
-for name in gpufleet-other linux-image-gpufleet linux-image-1-gpufleet; do
-    make_package $name 1
-    dpkg --install ${name}_1.deb
-    rm ${name}_1.deb
-done
-make_package gpufleet-other 2
-make_package linux-image-1-gpufleet 2
-make_package linux-image-2-gpufleet 2
-make_package linux-image-gpufleet 2 'Depends: linux-image-2-gpufleet'
+mkdir -p /srv/local /srv/build/DEBIAN; cd /srv/local
+{ printf 'Package: %s\nVersion: %s\nArchitecture: all\nMaintainer: gpufleet fixture <fixture@gpufleet.test>\n' "$1" "$2"
+  [ -z "$3" ] || echo "$3"; echo 'Description: a fixture'; } > /srv/build/DEBIAN/control
+dpkg-deb --build /srv/build $1_$2.deb; rm -r /srv/build
+"""
+OFFER = r"""
+cd /srv/local
 for file in *.deb; do
     dpkg-deb --field $file
     printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' $file $(stat -c %s $file) $(sha256sum $file | cut -d' ' -f1)
 done > Packages
 echo 'deb [trusted=yes] file:/srv/local ./' > /etc/apt/sources.list.d/local.list
 """
+
+
+def package(fleet: Fleet, node: str, name: str, version: str = "1", relation: str = "") -> None:
+    """Make a package with nothing in it."""
+    fleet.sh(node, f"set -- {name} {version} {relation!r}; {PACKAGE}")
+
+
+def installed(fleet: Fleet, node: str, name: str, relation: str = "") -> None:
+    """Have such a package on the node."""
+    package(fleet, node, name, "1", relation)
+    fleet.sh(node, f"cd /srv/local && dpkg --install {name}_1.deb && rm {name}_1.deb")
+
+
 OTHER = "dpkg-query -W -f '${Version}' gpufleet-other"
 KERNELS = "dpkg-query -W -f '${Package}=${Version} ' 'linux-image-*gpufleet'"
 FIXTURES = {"gpufleet-other", "linux-image-gpufleet", "linux-image-1-gpufleet"}
 
 
 def test_check_of_a_bare_debian_13_changes_nothing(fleet: Fleet, bare: dict[str, set[str]]) -> None:
-    fleet.sh(D13, UPGRADABLE)
+    # There is a newer one of each; the kernel's package then brings another kernel.
+    for name in sorted(FIXTURES):
+        installed(fleet, D13, name)
+        package(fleet, D13, name, "2", "Depends: linux-image-2-gpufleet" if name == "linux-image-gpufleet" else "")
+    package(fleet, D13, "linux-image-2-gpufleet", "2")
+    fleet.sh(D13, OFFER)
     before = fleet.tree(D13)
     play = drive(fleet, D13, "--check", "--diff")
     assert {f"file:{NVIDIA_SOURCE}", "package:nvidia-driver-cuda"} <= play.drift(D13)
@@ -213,6 +219,21 @@ def test_a_driver_that_cannot_be_had_leaves_nouveau_where_it_is(fleet: Fleet) ->
     refused = drive(fleet, D12, ok=False, version="580.999.99")
     assert "580.999.99" in refused.output and fleet.rc(D12, f"test -e {BLACKLIST}") != 0
     assert driver(fleet, D12) == {} and before
+    drive(fleet, D12, state="absent", nouveau_back=True)
+
+
+def test_a_transaction_that_brings_a_kernel_is_refused(fleet: Fleet) -> None:
+    """As a newer dkms, or the headers of another kernel, can."""
+    package(fleet, D12, "dkms", "99", "Depends: linux-image-2-gpufleet")
+    package(fleet, D12, "linux-image-2-gpufleet")
+    fleet.sh(D12, OFFER)
+    before = fleet.debs(D12)
+    refused = drive(fleet, D12, ok=False)
+    assert "it would change the kernels of the node: linux-image-2-gpufleet" in " ".join(refused.output.split()), str(
+        refused
+    )
+    assert fleet.debs(D12) == before
+    fleet.sh(D12, "rm -r /srv/local /etc/apt/sources.list.d/local.list; apt-get update")
     drive(fleet, D12, state="absent", nouveau_back=True)
 
 
@@ -329,25 +350,8 @@ def test_another_method_needs_consent(fleet: Fleet) -> None:
     assert fleet.tree(UBUNTU) == before
 
 
-PACKAGE = r"""
-set -e
-folder=$(mktemp -d)
-mkdir -p $folder/x/DEBIAN
-{ printf 'Package: %s\nVersion: 1\nArchitecture: all\nMaintainer: gpufleet fixture <fixture@gpufleet.test>\n' "$1"
-  [ -z "$2" ] || echo "$2"; echo 'Description: a fixture'; } > $folder/x/DEBIAN/control
-dpkg-deb --build $folder/x $folder/x.deb
-dpkg --install $folder/x.deb
-rm -r $folder
-"""
-
-
-def package(fleet: Fleet, node: str, name: str, relation: str = "") -> None:
-    """A package with nothing in it."""
-    fleet.sh(node, f"set -- {name} {relation!r}; {PACKAGE}")
-
-
 def test_what_needs_the_driver_is_not_taken_along(fleet: Fleet) -> None:
-    package(fleet, UBUNTU, "gpufleet-needs-cuda", "Depends: libnvidia-compute-580")
+    installed(fleet, UBUNTU, "gpufleet-needs-cuda", "Depends: libnvidia-compute-580")
     before = driver(fleet, UBUNTU)
     for wishes in ({"method": "distribution", "switch_method": True}, {"state": "absent"}):
         refused = drive(fleet, UBUNTU, ok=False, **wishes)
@@ -361,7 +365,7 @@ def test_to_the_distributions_packages(fleet: Fleet) -> None:
 
     And so is what only is called like a driver's package.
     """
-    package(fleet, UBUNTU, "nvidia-container-toolkit")
+    installed(fleet, UBUNTU, "nvidia-container-toolkit")
     fleet.sh(UBUNTU, f"printf '{DISPLAY}' > /etc/systemd/system/display-manager.service; systemctl daemon-reload")
     fleet.sh(UBUNTU, "systemctl start display-manager")
     drive(fleet, UBUNTU, method="distribution", switch_method=True)
