@@ -256,6 +256,23 @@ def interrupted(fleet: Fleet, node: str) -> Iterator[None]:
     wait_for("the package manager is killed", lambda: fleet.rc(node, "test -e /run/gpufleet-killed") == 0, 10)
 
 
+@contextlib.contextmanager
+def gpu_in_use(fleet: Fleet, node: str) -> Iterator[str]:
+    """A process has the card's device open; its id."""
+    there = fleet.rc(node, "test -e /dev/nvidia0") == 0
+    fleet.sh(node, "touch /dev/nvidia0")
+    fleet.sh(
+        node,
+        "setsid sh -c 'echo $$ > /run/gpu-user; exec sleep 3600 3< /dev/nvidia0' > /dev/null 2>&1 < /dev/null &"
+        " while [ ! -s /run/gpu-user ]; do :; done",
+    )
+    process = fleet.sh(node, "cat /run/gpu-user; rm /run/gpu-user")
+    try:
+        yield process
+    finally:
+        fleet.sh(node, f"kill {process} 2>/dev/null; {'true' if there else 'rm /dev/nvidia0'}")
+
+
 def vars_of(*paths: str) -> dict[str, Any]:
     """Variables of YAML files of this repository, later ones win."""
     merged: dict[str, Any] = {}

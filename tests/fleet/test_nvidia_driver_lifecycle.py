@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness import Fleet, Play, interrupted, long, running
+from harness import Fleet, Play, gpu_in_use, interrupted, long, running
 
 pytestmark = pytest.mark.skipif(
     not long("nvidia_driver"),
@@ -266,6 +266,16 @@ def test_auto_takes_nvidias_where_the_distribution_has_not_the_branch(fleet: Fle
     settled(fleet, D12, method="auto")
 
 
+def test_what_is_no_longer_to_be_held_is_let_go(fleet: Fleet) -> None:
+    held = "apt-mark showhold; ls /etc/apt/preferences.d | grep gpufleet; true"
+    assert "nvidia-driver-cuda" in fleet.sh(D12, held)
+    drive(fleet, D12, hold=False)
+    assert fleet.sh(D12, held) == ""
+    settled(fleet, D12, hold=False)
+    drive(fleet, D12)
+    assert "nvidia-driver-cuda" in fleet.sh(D12, held)
+
+
 # -- A node with NVSwitch --------------------------------------------------------------------------------------------------
 
 FABRIC_MANAGER = "nvidia-fabricmanager"
@@ -358,6 +368,15 @@ def test_what_needs_the_driver_is_not_taken_along(fleet: Fleet) -> None:
         assert "gpufleet-needs-cuda" in refused.output, str(refused)
         assert driver(fleet, UBUNTU) == before
     fleet.sh(UBUNTU, "dpkg --purge gpufleet-needs-cuda")
+
+
+def test_a_driver_in_use_is_not_taken_away(fleet: Fleet) -> None:
+    before = driver(fleet, UBUNTU)
+    with gpu_in_use(fleet, UBUNTU) as process:
+        refused = drive(fleet, UBUNTU, ok=False, state="absent")
+        assert "1 processes use the GPU" in " ".join(refused.output.split()), str(refused)
+        assert fleet.rc(UBUNTU, f"kill -0 {process}") == 0
+    assert driver(fleet, UBUNTU) == before
 
 
 def test_to_the_distributions_packages(fleet: Fleet) -> None:

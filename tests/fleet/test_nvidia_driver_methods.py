@@ -137,6 +137,15 @@ def test_rhel_goes_up_and_down(fleet: Fleet, version: str) -> None:
     settled(fleet, RHEL, version=version)
 
 
+def test_rhel_what_is_no_longer_to_be_held_is_let_go(fleet: Fleet) -> None:
+    locks = "dnf -q versionlock list | grep nvidia; true"
+    drive(fleet, RHEL, version="580.105.08", hold=False)
+    assert fleet.sh(RHEL, locks) == ""
+    settled(fleet, RHEL, version="580.105.08", hold=False)
+    drive(fleet, RHEL, version="580.105.08")
+    assert "580.105.08" in fleet.sh(RHEL, locks)
+
+
 def test_rhel_changes_branch_with_its_stream(fleet: Fleet) -> None:
     drive(fleet, RHEL, branch="590")
     assert fleet.sh(RHEL, MODULE) == "590.48.01"
@@ -307,6 +316,10 @@ def test_arch_holds_that_were_edited_are_written_again(fleet: Fleet) -> None:
     fleet.sh(ARCH, "sed -i 's/^IgnorePkg = .*/IgnorePkg = linux/' /etc/pacman.conf")
     healed = drive(fleet, ARCH)
     assert healed.drift(ARCH) == {"hold:nvidia-open-dkms", "hold:nvidia-utils"}
+    drive(fleet, ARCH, hold=False)
+    assert fleet.sh(ARCH, "pacman-conf IgnorePkg") == ""
+    settled(fleet, ARCH, hold=False)
+    drive(fleet, ARCH)
     assert fleet.sh(ARCH, "pacman-conf IgnorePkg").split() == ["nvidia-open-dkms", "nvidia-utils"]
     assert fleet.sh(ARCH, MODULE) == "590.44.01"
     settled(fleet, ARCH)

@@ -6,7 +6,6 @@ The GPUs are the NVML stand-in's (tests/fleet/nvml_stand_in); what the role does
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.driver import MOK_SCRIPT
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.sha512_crypt import sha512_crypt
-from harness import Fleet, Play, running
+from harness import Fleet, Play, gpu_in_use, running
 
 NODES = {
     "works": "debian12:t4",
@@ -113,23 +112,6 @@ systemctl stop display-manager
 rm -f /etc/systemd/system/display-manager.service
 systemctl daemon-reload
 """
-
-
-@contextlib.contextmanager
-def gpu_in_use(fleet: Fleet, node: str) -> Iterator[str]:
-    """A process has the card's device open; its id."""
-    there = fleet.rc(node, "test -e /dev/nvidia0") == 0
-    fleet.sh(node, "touch /dev/nvidia0")
-    fleet.sh(
-        node,
-        "setsid sh -c 'echo $$ > /run/gpu-user; exec sleep 3600 3< /dev/nvidia0' > /dev/null 2>&1 < /dev/null &"
-        " while [ ! -s /run/gpu-user ]; do :; done",
-    )
-    process = fleet.sh(node, "cat /run/gpu-user; rm /run/gpu-user")
-    try:
-        yield process
-    finally:
-        fleet.sh(node, f"kill {process} 2>/dev/null; {'true' if there else 'rm /dev/nvidia0'}")
 
 
 def test_all_that_stands_in_the_way_is_told_at_once_and_nothing_is_touched(fleet: Fleet) -> None:
