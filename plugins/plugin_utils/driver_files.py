@@ -58,9 +58,12 @@ def preferences(packages: Sequence[str], version: str) -> dict[str, str]:
 def drop_in(path: str) -> dict[str, str]:
     """A service that is skipped, not failed, while the module is not loaded.
 
-    The fabric manager, too: the device nodes of NVSwitch are no sign of it, since it is the fabric manager that makes them.
+    For the fabric manager the device nodes of NVSwitch are no sign of that, since it makes them itself. At boot it waits until
+    udev has loaded the modules: a node whose fabric manager was skipped answers with error 802 until somebody looks.
     """
-    return _file(path, HEADER + "[Unit]\nConditionPathExists=/proc/driver/nvidia/version\n")
+    udev = "systemd-udev-settle.service"
+    waits = f"Wants={udev}\nAfter={udev}\n" if path == FABRICMANAGER else ""
+    return _file(path, HEADER + f"[Unit]\n{waits}ConditionPathExists=/proc/driver/nvidia/version\n")
 
 
 def deb822(uris: Sequence[str], suites: Sequence[str], components: Sequence[str], signed_by: str) -> str:

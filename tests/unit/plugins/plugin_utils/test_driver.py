@@ -181,8 +181,11 @@ def test_fabric_manager_only_with_nvswitch_and_at_the_drivers_version() -> None:
     assert not any("fabricmanager" in n for n in names(decide("ubuntu22", gpu(H100), version=version)))
     waits = next(f for f in with_switch["files"] if "fabricmanager" in f["path"])["content"]
     # for the module, and not for the device nodes of NVSwitch, which the fabric manager makes itself
-    assert [line for line in waits.splitlines() if line.startswith("Condition")] == [
-        "ConditionPathExists=/proc/driver/nvidia/version"
+    assert waits.splitlines()[1:] == [
+        "[Unit]",
+        "Wants=systemd-udev-settle.service",
+        "After=systemd-udev-settle.service",
+        "ConditionPathExists=/proc/driver/nvidia/version",
     ]
     never = decide("ubuntu22", gpu(H100, nvswitch={"count": 4}), version=version, fabricmanager="never")
     assert not any("fabricmanager" in n for n in names(never))
