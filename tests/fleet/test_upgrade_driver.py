@@ -2,10 +2,13 @@
 """playbooks/upgrade_driver.yml on four nodes: canary first, batches, drain and resume, threshold, resumable.
 
 The cards are the NVML stand-in's, so the driver is one too: playbooks/roles/driver_stand_in changes what it tells. What is
-asserted is what the drain and resume commands wrote on each node, and what nvidia-smi says there.
+asserted is what the drain and resume commands wrote on each node, and what nvidia-smi says there. What needs no ssh and no
+root is in tests/unit/playbooks/test_upgrade_playbook.py.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from harness import PLAYBOOKS, Fleet, Play, running
@@ -13,6 +16,8 @@ from harness import PLAYBOOKS, Fleet, Play, running
 OLD, NEW = "535.261.03", "580.126.20"
 NODES = ["n1", "n2", "n3", "n4"]
 NOTE = "echo {what} $(nvidia-smi --query-gpu=driver_version --format=csv,noheader) $GPUFLEET_NODE >> /var/lib/evidence"
+# Ends the ssh connection that it came by: the task is lost, and the next one finds the node again.
+DROP = "pkill -KILL -f 'sshd: [o]ps'; true"
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +156,47 @@ def test_drain_may_run_elsewhere(fleet: Fleet) -> None:
     assert evidence(fleet, "n4") == [f"drain {OLD} n1", f"resume {OLD} n1"]
 
 
+def test_who_drains_is_root_on_the_node_and_the_user_of_ssh_elsewhere(fleet: Fleet) -> None:
+    who = {"gpufleet_drain_command": "id -un >> /tmp/drained", "gpufleet_resume_command": "id -un >> /tmp/resumed"}
+    fleet.sh("n1", "rm -f /tmp/drained /tmp/resumed")
+    fleet.sh("n4", "rm -f /tmp/drained /tmp/resumed")
+    upgrade(fleet, "--limit", "n1", **who)
+    assert fleet.sh("n1", "cat /tmp/drained /tmp/resumed").split() == ["root", "root"]
+    upgrade(fleet, "--limit", "n1", nvidia_driver_version=OLD, gpufleet_drain_host="n4", **who)
+    assert fleet.sh("n4", "cat /tmp/drained /tmp/resumed").split() == ["ops", "ops"]
+    assert version(fleet, "n1") == OLD, "and this is the way back"
+
+
+def test_a_drain_host_that_is_lost_drains_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("controller ansible_host=127.0.0.1 ansible_port=1 ansible_user=ops\n")
+    more = ("-i", str(tmp_path / "hosts"))
+    done = upgrade(fleet, *more, ok=False, gpufleet_drain_host="controller", gpufleet_max_failures=4)
+    assert versions(fleet) == ["old"] * 4
+    assert "n1: failed, it stays drained. Drain it: unreachable:" in " ".join(done.output.split())
+    assert fleet.rc("n1", "test -e /var/lib/gpufleet/upgrade_driver") == 0
+    done = upgrade(fleet, "--limit", "n1")
+    assert "upgraded: n1" in done.output and evidence(fleet, "n1") == [f"drain {OLD} n1", f"resume {NEW} n1"]
+
+
+@pytest.mark.parametrize("step", ["role", "check"])
+def test_a_connection_that_breaks_is_neither_an_upgrade_nor_a_proof(fleet: Fleet, step: str) -> None:
+    """The task that was on its way is lost, those after it would come through."""
+    if step == "role":
+        fault(fleet, "n2", "drops")
+    done = upgrade(
+        fleet,
+        ok=False,
+        gpufleet_max_failures=1,
+        gpufleet_upgrade_check_command=f"test $GPUFLEET_NODE != n2 || {{ {DROP}; }}" if step == "check" else "true",
+    )
+    assert evidence(fleet, "n2") == [f"drain {OLD} n2"] and versions(fleet) == ["new"] * 4
+    assert "upgraded: n1, n3, n4" in done.output and "failed: n2" in done.output
+    names = {"role": "driver_stand_in : Lose the connection", "check": "Prove that it does its work"}
+    assert f"n2: failed, it stays drained. {names[step]}: unreachable:" in " ".join(done.output.split())
+    done = upgrade(fleet)
+    assert "resumed: n2" in done.output and evidence(fleet, "n2") == [f"drain {OLD} n2", f"resume {NEW} n2"]
+
+
 def test_check_mode_drains_nothing(fleet: Fleet) -> None:
     done = upgrade(fleet, "--check")
     assert versions(fleet) == ["old"] * 4 and not any(evidence(fleet, node) for node in NODES)
@@ -166,3 +212,23 @@ def test_an_unreachable_node_counts_as_failed(fleet: Fleet) -> None:
         fleet.sh("n2", "systemctl start ssh.service || systemctl start sshd.service")
     assert versions(fleet) == ["new", "old", "new", "old"]
     assert "failed: n2" in done.output and "not started: n4" in done.output
+
+
+def test_check_mode_has_the_role_itself_look() -> None:
+    """The role with the depot's packages in the shape of NVIDIA's: what it would do, and what it refuses, before a drain."""
+    wishes = {
+        "nvidia_driver_mirror_profile": "depot", "nvidia_driver_method": "nvidia_repo",
+        # The containers' kernel is the host's: no repository has headers of it.
+        "nvidia_driver_kernel_headers": "", "nvidia_driver_nouveau": "leave",
+    }  # fmt: skip
+    asked = {"gpufleet_hosts": "n1", "gpufleet_drain_command": "touch /var/lib/drained"}
+    with running("upgrade-role", {"n1": "debian12:t4-nodriver"}) as fleet:
+        fleet.role("nvidia_driver", nvidia_driver_version="580.105.08", **wishes)
+        before = fleet.tree("n1")
+        for version, ok in ("580.126.20", True), ("580.1.1", False):
+            done = fleet.play(
+                "playbooks/upgrade_driver.yml", "--check", ok=ok, nvidia_driver_version=version, **asked, **wishes
+            )
+            assert ("would be upgraded: n1" if ok else "failed: n1") in done.output, str(done)
+        assert "n1: failed. " in done.output and "580.126.20" in done.output.rpartition("PLAY [Say")[2], "what there is"
+        assert fleet.tree("n1") == before and fleet.rc("n1", "test -e /var/lib/drained") != 0
