@@ -31,7 +31,7 @@ The plan (always all keys; the tasks read C(__nvidia_driver_plan))::
     headers           name of the package with the kernel headers, or ""
     build_packages    [name]
     preferences       {"path", "packages": [glob], "version": "580.105.08" | "580.*" | ""}: apt's pin of our own, or empty path
-    reboot_wanted     bool: loaded module is not the installed one
+    reboot_wanted     bool: the loaded module is not the installed one, by version or by flavour
     managed           bool: files of this role are on the node
     installed         {"method": "" | "distribution" | "nvidia_repo" | "runfile" | "unknown", "version", "flavour"}
     notes             [str]
@@ -321,7 +321,6 @@ def _install(
     version = str(wish["version"] or (there["version"] if satisfied else ""))
     plan.update(
         action="install",
-        reason=_why(plan, gpu, wish, version),
         method=method,
         installer="runfile" if method == "runfile" else manager,
         remove_installer="" if not foreign else ("runfile" if there["method"] == "runfile" else manager),
@@ -329,6 +328,7 @@ def _install(
         branch=branch,
         version=version,
     )
+    plan["reason"] = _why(plan, gpu, wish, version)
     signed = bool(row and settings["secure_boot"] == "signed" and row["signed"])
     _name_packages(plan, settings, system, node, row, signed=signed, fabricmanager=switches > 0)
     _name_sources(plan, settings, system, node)
@@ -337,8 +337,8 @@ def _install(
     _name_build(plan, settings, system, node, signed=signed)
     _name_services(plan, settings, gpu, row, fabricmanager=switches > 0)
     _name_files(plan, settings)
-    driver = gpu["driver"]
-    plan["reboot_wanted"] = driver["loaded"] and driver["versions_match"] is False
+    exchanged = driver_preflight.other_flavour(plan, gpu) and not node["container"]
+    plan["reboot_wanted"] = gpu["driver"]["versions_match"] is False or exchanged
     plan["preflight"] = driver_preflight.checks(plan, settings, system, gpu, node, cards, row)
     plan["items"] = items(plan, settings, gpu)
     # The repository of another method would offer the same packages in other versions: it goes, unless the role cuda uses it.
@@ -368,9 +368,11 @@ def _why(plan: Mapping[str, Any], gpu: Mapping[str, Any], wish: Mapping[str, Any
     wanted = wish["version"] or (f"branch {wish['branch']}" if wish["branch"] else "the source's own branch")
     if not there:
         return f"there is no driver; wanted is {wanted}"
-    if version == there:
-        return f"driver {there} is managed by this role ({gpu['state']})"
-    return f"driver {there} is there; wanted is {wanted}"
+    if version != there:
+        return f"driver {there} is there; wanted is {wanted}"
+    if driver_preflight.other_flavour(plan, gpu):
+        return f"driver {there} is there with {plan['installed']['flavour']} modules; wanted are {plan['flavour']} ones"
+    return f"driver {there} is managed by this role ({gpu['state']})"
 
 
 def _name_packages(
@@ -571,21 +573,32 @@ def _name_files(plan: dict[str, Any], settings: Mapping[str, Any]) -> None:
 
 # -- what observe looks at -------------------------------------------------------------------------------------------------
 
+# Files that are the module nvidia: Debian's have names of their own.
+MODULE_FILES = "/nvidia(-current|-tesla-470)?(-open)?\\.ko(\\.[gx]z|\\.zst)?$"
+
 # Which module is built for each kernel: "ok", or what is there instead. $1 version ("" any), $2 "running" or "all".
-MODULE_SCRIPT = """\
+MODULE_SCRIPT = f"""\
 case $2 in running) set -- "$1" "$(uname -r)" ;; *) set -- "$1" $(cd /lib/modules 2>/dev/null && ls) ;; esac
 want=$1; shift; seen=
 for k in "$@"; do
   [ -e "/lib/modules/$k/build" ] || [ "$k" = "$(uname -r)" ] || continue
   [ -d "/lib/modules/$k" ] || continue
-  f=$(find "/lib/modules/$k" -name 'nvidia*.ko*' 2>/dev/null |
-    grep -E '/nvidia(-current|-tesla-470)?(-open)?\\.ko(\\.[gx]z|\\.zst)?$' | head -n 1)
-  [ -n "$f" ] || { echo "no module for $k"; exit; }
+  f=$(find "/lib/modules/$k" -name 'nvidia*.ko*' 2>/dev/null | grep -E '{MODULE_FILES}' | head -n 1)
+  [ -n "$f" ] || {{ echo "no module for $k"; exit; }}
   v=$(modinfo -F version "$f" 2>/dev/null)
-  [ -z "$want" ] || [ "$v" = "$want" ] || { echo "module $v for $k"; exit; }
+  [ -z "$want" ] || [ "$v" = "$want" ] || {{ echo "module $v for $k"; exit; }}
   seen=1
 done
 [ -n "$seen" ] && echo ok || echo "no kernel to build for"
+"""
+
+# Whether the module that the next boot loads is of flavour $1: "ok", also where there is none, or the flavour that it is of.
+# $2 the running kernel's modules.
+FLAVOUR_SCRIPT = f"""\
+f=$(find "${{2:-/lib/modules/$(uname -r)}}" -name 'nvidia*.ko*' 2>/dev/null | grep -E '{MODULE_FILES}' | head -n 1)
+[ -n "$f" ] || {{ echo ok; exit; }}
+case $(modinfo -F license "$f" 2>/dev/null) in '') flavour=unknown ;; *GPL*) flavour=open ;; *) flavour=proprietary ;; esac
+[ "$flavour" = "$1" ] && echo ok || echo "$flavour"
 """
 
 # Whether the key that DKMS signs with is enrolled, or waits for a person at the console.
@@ -659,9 +672,11 @@ def items(plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapping[str
         out.append({"kind": "command", "key": "module:built", "argv": argv, "stdout": "ok"})
     if settings["secure_boot"] == "stage_mok" and plan["build"] and driver_preflight.locked(gpu):
         out.append({"kind": "command", "key": "mok:staged", "argv": ["/bin/sh", "-c", MOK_SCRIPT], "stdout": "staged"})
-    if plan["installed"]["version"] and gpu["driver"]["flavour"] not in (None, plan["flavour"]):
-        # The module of the other flavour is loaded or installed: never as wanted.
-        out.append({"kind": "command", "key": "module:flavour", "argv": ["/bin/false"]})
+    if plan["method"] == "runfile" or gpu["driver"]["flavour"] not in (None, plan["flavour"]):
+        # gpu_facts tells the flavour that is loaded; the file may be of the wanted one already, which a reload brings into force.
+        # A runfile has no packages whose names would tell.
+        argv = ["/bin/sh", "-c", FLAVOUR_SCRIPT, "sh", plan["flavour"]]
+        out.append({"kind": "command", "key": "module:flavour", "argv": argv, "stdout": "ok"})
     return out
 
 

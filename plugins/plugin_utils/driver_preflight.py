@@ -270,11 +270,16 @@ def _foreign(plan: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[C
     )
 
 
+def other_flavour(plan: Mapping[str, Any], gpu: Mapping[str, Any]) -> bool:
+    """Whether modules of another flavour than the wanted one are loaded."""
+    return bool(gpu["driver"]["loaded"]) and gpu["driver"]["flavour"] not in (None, plan["flavour"])
+
+
 def _in_use(
     plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapping[str, Any], node: Mapping[str, Any]
 ) -> Iterator[Check]:
     driver = gpu["driver"]
-    changes = not driver["loaded"] or plan["version"] != driver["loaded_version"]
+    changes = not driver["loaded"] or plan["version"] != driver["loaded_version"] or other_flavour(plan, gpu)
     processes = [f"{p['name'] or '?'} ({p['pid']})" for card in gpu["gpus"] for p in card["processes"] or []]
     users = sorted(
         {*processes, *(f"{name} ({pid})" for pid, _space, name in (u.partition(" ") for u in node["users"]))}

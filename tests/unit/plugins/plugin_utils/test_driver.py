@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -735,11 +737,56 @@ def test_holds_of_dnf_and_pacman_are_watched_apart_from_the_packages(where: str,
     assert not [i for i in plan["items"] if "hold" in i and "key" not in i]
 
 
-def test_the_other_flavours_module_is_never_as_wanted() -> None:
+OPEN_580 = f"{FINE}== own\n{driver_files.RECORD}\n== packages\nii nvidia-dkms-580-server-open 580.105.08-0ubuntu0.1\n"
+
+
+def flavour_look(plan: dict[str, Any]) -> dict[str, Any]:
+    return next(item for item in plan["items"] if item.get("key") == "module:flavour")
+
+
+def test_the_other_flavours_module_is_not_as_wanted() -> None:
     facts = gpu(T4, driver={**INSTALLED, "flavour": "open"})
     probe = FINE + "== packages\nii nvidia-open-kernel-dkms 535.183.01-1\n"
-    keys = {i.get("key") for i in decide("debian12", facts, probe, branch="535")["items"]}
-    assert "module:flavour" in keys
+    assert (
+        flavour_look(decide("debian12", facts, probe, branch="535", flavour="proprietary"))["argv"][-1] == "proprietary"
+    )
+
+
+@pytest.mark.parametrize(
+    ("licence", "said"), [("Dual MIT/GPL", "open"), ("NVIDIA", "proprietary"), ("", "unknown"), (None, "ok")]
+)
+def test_the_flavour_of_the_file_counts_not_that_of_what_is_loaded(
+    tmp_path: Path, licence: str | None, said: str
+) -> None:
+    """After an exchange the old module stays loaded until a reload or a reboot: the files are as wanted."""
+    plan = decide("ubuntu22", working("580.105.08"), OPEN_580, flavour="proprietary")
+    if licence is not None:
+        (tmp_path / "updates").mkdir()
+        (tmp_path / "updates/nvidia-current.ko.xz").touch()
+        (tmp_path / "updates/nvidia-drm.ko").touch()
+    modinfo = tmp_path / "modinfo"
+    modinfo.write_text(f"#!/bin/sh\necho '{licence}'\n")
+    modinfo.chmod(0o755)
+    for flavour in ("open", "proprietary"):
+        argv = [*flavour_look(plan)["argv"][:-1], flavour, str(tmp_path)]
+        found = subprocess.run(
+            argv, capture_output=True, text=True, check=True, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        )
+        assert found.stdout.strip() == ("ok" if said == flavour else said)
+
+
+def test_a_change_of_flavour_is_a_change_and_wants_a_reload() -> None:
+    """The version stays, so nothing else tells that jobs run on modules that are exchanged."""
+    users = OPEN_580 + "== users\n4711 python3\n"
+    plan = decide("ubuntu22", working("580.105.08"), users, flavour="proprietary")
+    assert plan["version"] == "580.105.08" and plan["reboot_wanted"]
+    assert "python3 (4711)" in failing(plan)["gpu-in-use"]["detail"]
+    assert "with open modules; wanted are proprietary ones" in plan["reason"]
+    same = decide("ubuntu22", working("580.105.08"), users)
+    assert not same["reboot_wanted"] and "gpu-in-use" not in failing(same)
+    # The kernel of a container is another's.
+    inside = decide("ubuntu22", working("580.105.08"), OPEN_580 + "== container\nlxc\n", flavour="proprietary")
+    assert not inside["reboot_wanted"]
 
 
 def test_a_driver_in_pieces_is_not_stayed_with() -> None:
