@@ -36,7 +36,7 @@ def checks(
     out = [*_source(plan, system, row), *_card(plan, cards)]
     out += _kernel(plan, system)
     out += _build(plan, settings, system, gpu, node)
-    out += _secure_boot(plan, settings, gpu)
+    out += _secure_boot(plan, settings, system, gpu, node)
     out += _foreign(plan, settings)
     out += _in_use(plan, settings, gpu, node)
     out += _room(plan, settings, node)
@@ -208,13 +208,33 @@ def locked(gpu: Mapping[str, Any]) -> bool:
     return gpu["kernel"]["secure_boot"] is True or gpu["kernel"]["lockdown"] in ("integrity", "confidentiality")
 
 
-def _secure_boot(plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapping[str, Any]) -> Iterator[Check]:
+def _signed_here(
+    plan: Mapping[str, Any], system: Mapping[str, Any], gpu: Mapping[str, Any], node: Mapping[str, Any]
+) -> bool:
+    """Whether the module that is loaded shows that the wanted one will load, too."""
+    driver = gpu["driver"]
+    if not driver["loaded"] or not driver["module_signed"]:
+        return False
+    # DKMS signs with one key, so that the next build is as good as this one.
+    built = {"kernel": system["kernel"], "version": driver["loaded_version"], "state": "installed"}
+    if any(built.items() <= entry.items() for entry in gpu["dkms"] or []):
+        return True
+    # Signed by somebody else: that holds as long as nothing is built.
+    same = plan["version"] == driver["loaded_version"] and not other_flavour(plan, gpu)
+    return same and not plan["remove_installer"] and all(p["name"] in node["packages"] for p in plan["packages"])
+
+
+def _secure_boot(
+    plan: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    system: Mapping[str, Any],
+    gpu: Mapping[str, Any],
+    node: Mapping[str, Any],
+) -> Iterator[Check]:
     if not locked(gpu):
         return
     mode = settings["secure_boot"]
-    if mode == "ignore" or (
-        gpu["driver"]["loaded"] and gpu["driver"]["module_signed"] and plan["installed"]["version"]
-    ):
+    if mode == "ignore" or _signed_here(plan, system, gpu, node):
         yield _check("secure-boot", True, "Secure Boot is on; modules are taken care of", "")
     elif mode == "signed":
         yield _check(

@@ -423,6 +423,43 @@ def test_secure_boot(where: str, mode: str, ok: bool) -> None:
         assert "stage_mok" in failing(plan)["secure-boot"]["remedy"]
 
 
+CANONICAL = "linux-modules-nvidia-580-server-open-5.15.0-122-generic 5.15.0-122.132"
+DKMS = "nvidia-dkms-580-server-open 580.95.05-0ubuntu0.22.04.2"
+
+
+@pytest.mark.parametrize(
+    ("package", "built", "more", "ok"),
+    [
+        # What Canonical signed says nothing of what DKMS would build here.
+        (CANONICAL, False, {}, False),
+        (CANONICAL, False, {"version": "580.126.20"}, False),
+        (CANONICAL, False, {"secure_boot": "signed"}, True),
+        # DKMS built the module that is loaded: the firmware knows its key, and the next build is signed with it, too.
+        (DKMS, True, {}, True),
+        (DKMS, True, {"version": "580.126.20"}, True),
+        # Nothing is built anew, whoever signed what is there.
+        (DKMS, False, {}, True),
+        (DKMS, False, {"version": "580.126.20"}, False),
+        (DKMS, False, {"flavour": "proprietary"}, False),
+    ],
+)
+def test_a_signed_module_vouches_only_for_those_of_the_same_key(
+    package: str, built: bool, more: dict[str, Any], ok: bool
+) -> None:
+    parts = "".join(
+        f"ii {name}-580-server 580.95.05-0ubuntu0.22.04.2\n"
+        for name in ("nvidia-utils", "libnvidia-compute", "libnvidia-cfg1", "nvidia-compute-utils")
+    )
+    source = "ii nvidia-kernel-source-580-server-open 580.95.05-0ubuntu0.22.04.2\n"
+    probe = f"{FINE}== own\n{driver_files.RECORD}\n== packages\nii {package}\n{parts}{source}"
+    facts = working("580.95.05", kernel=SIGNED)
+    facts["driver"]["module_signed"] = True
+    if built:
+        known = {"module": "nvidia", "version": "580.95.05", "kernel": system("ubuntu22")["kernel"], "state": "installed"}
+        facts["dkms"] = [known]
+    assert ("secure-boot" not in failing(decide("ubuntu22", facts, probe, **more))) is ok
+
+
 def test_a_key_is_not_staged_without_a_password() -> None:
     plan = decide("debian12", gpu(T4, kernel=SIGNED), secure_boot="stage_mok", mok_password="")
     assert "nvidia_driver_mok_password" in failing(plan)["secure-boot"]["remedy"]
