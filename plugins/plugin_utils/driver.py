@@ -48,6 +48,7 @@ from ansible_collections.gpufleet.llm.plugins.plugin_utils import (
     driver_files,
     driver_node,
     driver_preflight,
+    driver_repair,
     driver_table,
     nvidia_repository,
     solver_rules,
@@ -118,13 +119,16 @@ def decide(
         return _remove(plan, system, node, settings)
     if not gpu["gpu_count"] and settings["without_gpu"] == "skip":
         return {**plan, "reason": "there is no NVIDIA GPU on the PCI bus"}
-    wish = _wish(settings, plan, gpu)
+    if gpu["state"] == "gpu_passed_through" and settings["without_gpu"] == "skip" and not plan["installed"]["version"]:
+        return {**plan, "reason": f"{gpu['detail']}: it belongs to a virtual machine"}
+    cards = _cards(gpu)
+    wish = _wish(settings, plan, system, gpu, node, cards)
     kept = _keep(settings, wish, plan, gpu)
     if kept:
         return {**plan, "action": "keep", "reason": kept, **_what_is(plan, gpu)}
     if gpu["state"] in HARDWARE_STATES and plan["installed"]["version"]:
         return {**plan, "action": "state", "reason": f"{gpu['detail']}: no driver repairs that", **_what_is(plan, gpu)}
-    return _install(plan, settings, system, gpu, node, wish)
+    return _install(plan, settings, system, gpu, node, wish, cards)
 
 
 # -- what is there ---------------------------------------------------------------------------------------------------------
@@ -184,12 +188,24 @@ def _what_is(plan: Mapping[str, Any], gpu: Mapping[str, Any]) -> dict[str, Any]:
 # -- what is wanted --------------------------------------------------------------------------------------------------------
 
 
-def _wish(settings: Mapping[str, Any], plan: Mapping[str, Any], gpu: Mapping[str, Any]) -> dict[str, Any]:
-    """Version and branch that are asked for; C(pinned): somebody asked for more than the default."""
+def _wish(
+    settings: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    system: Mapping[str, Any],
+    gpu: Mapping[str, Any],
+    node: Mapping[str, Any],
+    cards: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Version and branch that are asked for.
+
+    C(named): a version or a branch other than the default is asked for; C(pinned): that, or a flavour; C(kept): nothing is, and
+    the driver works; C(stays): nothing is, and the driver was there before this role and works or can be repaired.
+    """
     version = str(settings["version"])
     branch = version.partition(".")[0] if version else str(settings["branch"])
     default = str(load().default_branch)
-    pinned = bool(version) or branch not in ("", default) or settings["flavour"] != "auto"
+    named = bool(version) or branch not in ("", default)
+    pinned = named or settings["flavour"] != "auto"
     if settings["method"] == "runfile" and not version:
         raise DriverError(
             "method runfile needs nvidia_driver_version, for example '580.105.08': a runfile is one exact version"
@@ -197,10 +213,23 @@ def _wish(settings: Mapping[str, Any], plan: Mapping[str, Any], gpu: Mapping[str
     if branch and not branch.isdigit():
         raise DriverError(f"nvidia_driver_branch is {branch!r}, wanted is the first number of a version, such as '580'")
     fine = gpu["usable"] is True or _waits(gpu)
-    working = plan["installed"]["version"].partition(".")[0] if fine else ""
-    if working and not pinned and settings["keep_working"]:
-        branch = working
-    return {"version": version, "branch": branch, "pinned": pinned, "default": default}
+    there = plan["installed"]
+    unasked = bool(there["version"]) and not pinned and settings["keep_working"]
+    kept = unasked and fine
+    stays = unasked and (not plan["managed"] or driver_files.FOUND in node["own"])
+    stays = stays and settings["method"] in ("auto", there["method"])
+    stays = stays and (fine or driver_repair.repairable(there, settings, system, gpu, cards, _switches(settings, gpu)))
+    if stays or kept:
+        branch = there["version"].partition(".")[0]
+    if stays and there["method"] == "runfile":
+        version = there["version"]
+    wish = {"version": version, "branch": branch, "default": default}
+    return {**wish, "named": named, "pinned": pinned, "kept": kept, "stays": stays}
+
+
+def _switches(settings: Mapping[str, Any], gpu: Mapping[str, Any]) -> int:
+    """Chips of NVSwitch that want a fabric manager."""
+    return int(gpu["nvswitch"]["count"] or 0) if settings["fabricmanager"] == "auto" else 0
 
 
 def _waits(gpu: Mapping[str, Any]) -> bool:
@@ -244,11 +273,18 @@ def _cards(gpu: Mapping[str, Any]) -> dict[str, Any]:
     return {"flavours": flavours, "first": first, "last": last, "names": names or "no card"}
 
 
-def _flavour(settings: Mapping[str, Any], branch: str, cards: Mapping[str, Any], offered: Sequence[str]) -> str:
-    """The flavour of the modules: as asked for, else the branch's own default that cards and source allow."""
+def _flavour(
+    settings: Mapping[str, Any], branch: str, cards: Mapping[str, Any], offered: Sequence[str], there: str
+) -> str:
+    """The flavour of the modules: as asked for, else the branch's own default that cards and source allow.
+
+    :arg there: the flavour of a driver that stays, which comes before that default
+    """
     if settings["flavour"] != "auto":
         return str(settings["flavour"])
     shipped = solver_rules.branch_flavours(load(), int(branch)) if branch else ["open", "proprietary"]
+    if there in shipped:
+        shipped = [there, *shipped]
     for allowed in (
         [f for f in shipped if f in cards["flavours"] and f in offered],
         [f for f in shipped if f in cards["flavours"]],
@@ -271,6 +307,8 @@ def _method(
     if settings["method"] != "auto":
         return str(settings["method"])
     there = plan["installed"]["method"]
+    if wish["stays"]:
+        return str(there)
     possible = []
     offer = driver_table.offer(system)
     row = driver_table.packages("distribution", system, wish["branch"]) if offer else None
@@ -285,7 +323,9 @@ def _method(
         possible.append("runfile")
     if there in possible:
         return str(there)
-    return possible[0] if possible else "nvidia_repo"
+    if possible:
+        return possible[0]
+    return "distribution" if offer and not driver_table.has_repository(system) else "nvidia_repo"
 
 
 # -- install ---------------------------------------------------------------------------------------------------------------
@@ -298,27 +338,28 @@ def _install(
     gpu: Mapping[str, Any],
     node: Mapping[str, Any],
     wish: Mapping[str, Any],
+    cards: Mapping[str, Any],
 ) -> dict[str, Any]:
-    cards = _cards(gpu)
-    switches = int(gpu["nvswitch"]["count"] or 0) if settings["fabricmanager"] == "auto" else 0
+    switches = _switches(settings, gpu)
     manager = str(system["package_manager"])
     method = _method(settings, system, plan, wish, {"flavours": cards["flavours"], "fabricmanager": switches > 0})
-    branch = str(wish["branch"])
-    offer = driver_table.offer(system)
-    if method == "distribution" and not branch and offer:
-        branch = str(offer["branches"][0])
-    row = None if method == "runfile" else driver_table.packages(method, system, branch)
-    offered = [f for f in ("open", "proprietary") if row is None or row[f]]
-    flavour = _flavour(settings, branch, cards, offered)
     there = plan["installed"]
     foreign = there["method"] not in ("", method)
-    satisfied = (
-        not foreign
-        and _complete(gpu)
-        and wish["version"] in ("", there["version"])
-        and (branch in ("", there["version"].partition(".")[0]))
-    )
-    version = str(wish["version"] or (there["version"] if satisfied else ""))
+    version = str(wish["version"])
+    offer = driver_table.offer(system) if method == "distribution" else None
+    # Such a source has one version at a time. The default branch is nobody's wish there.
+    rolls = offer is not None and offer["branches"] == [""] and not wish["named"]
+    if (
+        not version
+        and not foreign
+        and (wish["kept"] or not rolls)
+        and _fits(wish, there["version"], system, gpu, cards)
+    ):
+        version = there["version"]
+    branch = "" if rolls else _branch(offer, wish, version, cards)
+    row = None if method == "runfile" else driver_table.packages(method, system, branch)
+    offered = [f for f in ("open", "proprietary") if row is None or row[f]]
+    flavour = _flavour(settings, branch, cards, offered, there["flavour"] if wish["stays"] else "")
     plan.update(
         action="install",
         method=method,
@@ -337,6 +378,8 @@ def _install(
     _name_build(plan, settings, system, node, signed=signed)
     _name_services(plan, settings, gpu, row, fabricmanager=switches > 0)
     _name_files(plan, settings)
+    if wish["stays"]:
+        plan["files"] = [*plan["files"], driver_files.found(there["version"].partition(".")[0])]
     exchanged = driver_preflight.other_flavour(plan, gpu) and not node["container"]
     plan["reboot_wanted"] = gpu["driver"]["versions_match"] is False or exchanged
     plan["preflight"] = driver_preflight.checks(plan, settings, system, gpu, node, cards, row)
@@ -353,14 +396,28 @@ def _install(
     return plan
 
 
-def _complete(gpu: Mapping[str, Any]) -> bool:
-    """Whether the installed driver has a module, built for this kernel or for another: it is worth to stay at its version."""
-    driver = gpu["driver"]
-    library = driver["library_version"]
-    if library is None or driver["module_version"] == library or driver["loaded_version"] == library:
-        return bool(driver["module_version"])
-    built = any(d["version"] == library and d["state"] in ("built", "installed") for d in gpu["dkms"] or [])
-    return built or bool(driver["other_kernels"])
+def _fits(
+    wish: Mapping[str, Any], version: str, system: Mapping[str, Any], gpu: Mapping[str, Any], cards: Mapping[str, Any]
+) -> bool:
+    """Whether the version that is installed is as good as any of the wanted branch."""
+    branch = version.partition(".")[0]
+    if not driver_repair.complete(gpu) or wish["branch"] not in ("", branch) or not branch.isdigit():
+        return False
+    # Where nobody named a branch, one that does not drive the card is none to stay in.
+    drives = bool(wish["branch"]) or cards["first"] <= int(branch) <= (cards["last"] or int(branch))
+    return drives and driver_repair.builds(branch, version, "", str(system["kernel"]))
+
+
+def _branch(offer: Mapping[str, Any] | None, wish: Mapping[str, Any], version: str, cards: Mapping[str, Any]) -> str:
+    """The branch whose packages are wanted; empty is the newest that the source has."""
+    if wish["branch"]:
+        return str(wish["branch"])
+    if version:
+        return version.partition(".")[0]
+    if offer:
+        fitting = [b for b in offer["branches"] if cards["first"] <= int(b) <= (cards["last"] or int(b))]
+        return str([*fitting, *offer["branches"]][0])
+    return str(cards["last"] or "")
 
 
 def _why(plan: Mapping[str, Any], gpu: Mapping[str, Any], wish: Mapping[str, Any], version: str) -> str:
@@ -368,6 +425,9 @@ def _why(plan: Mapping[str, Any], gpu: Mapping[str, Any], wish: Mapping[str, Any
     wanted = wish["version"] or (f"branch {wish['branch']}" if wish["branch"] else "the source's own branch")
     if not there:
         return f"there is no driver; wanted is {wanted}"
+    if wish["stays"]:
+        other = f"nvidia_driver_keep_working: false would take branch {wish['default']}"
+        return f"driver {there} is there ({gpu['state']}) and stays in its branch; {other}"
     if version != there:
         return f"driver {there} is there; wanted is {wanted}"
     if driver_preflight.other_flavour(plan, gpu):
@@ -406,7 +466,7 @@ def _name_packages(
         {"name": fill(name), "version": number, "hold": hold, "coupled": True} for name in dict.fromkeys(coupled)
     ] + [{"name": fill(name), "version": "", "hold": hold, "coupled": False} for name in dict.fromkeys(loose)]
     wanted = {p["name"] for p in plan["packages"]}
-    others = []
+    others = list(row["prebuilt"])
     for other in ("open", "proprietary"):
         for way in (row[other], (row["signed"] or {}).get(other)):
             others += [fill(n) for n in [*(way or {}).get("coupled", []), *(way or {}).get("loose", [])]]
@@ -420,10 +480,13 @@ def _name_packages(
         # the system resolves any more. apt's pins cover the other parts.
         plan["holds"] = sorted({*plan["holds"], *_parts(node, plan["installed"]["version"])})
     if row["stream"] and driver_table.modular(system) and node["dnf_modules"]:
-        plan["stream"] = fill(row["stream"][f"signed_{flavour}" if signed else flavour])
+        streams = row["stream"] if branch else row["newest_stream"]
+        plan["stream"] = fill(streams[f"signed_{flavour}" if signed else flavour] or "")
     if plan["package_manager"] != "apt":
         return
-    if row["pinning_package_from"] and branch.isdigit() and int(branch) >= int(row["pinning_package_from"]):
+    # Where nobody named a branch, the version that came is pinned, and not its branch.
+    asked = settings["version"] or settings["branch"]
+    if asked and row["pinning_package_from"] and branch.isdigit() and int(branch) >= int(row["pinning_package_from"]):
         plan["pins"] = [f"nvidia-driver-pinning-{settings['version'] or branch}"]
     pinned = [f"src:{fill(name)}" for name in row["pin_sources"]] + list(row["pin_globs"])
     # Beside NVIDIA's pinning package, too: that one names a branch, and a dependency would come in the branch's newest version.
@@ -503,8 +566,7 @@ def _number(system: Mapping[str, Any]) -> int:
 def _name_runfile(plan: dict[str, Any], settings: Mapping[str, Any], system: Mapping[str, Any]) -> None:
     version = plan["version"]
     url = settings["runfile_url"] or driver_table.runfile_url(version, str(system["machine"]))
-    known = {str(r["version"]): str(r["sha256"]) for r in load().drivers["releases"]}
-    sha256 = settings["runfile_sha256"] or (known.get(version, "") if system["machine"] == "x86_64" else "")
+    sha256 = settings["runfile_sha256"] or driver_table.runfile_sha256(version, str(system["machine"]))
     options = driver_table.runfile_options(int(plan["branch"]), plan["flavour"], bool(settings["headless"]))
     plan["runfile"] = {
         "urls": candidates(url, settings["mirror_profile"], settings["mirror_overrides"]),
@@ -643,6 +705,7 @@ def items(plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapping[str
         driver_files.PREFERENCES,
         driver_files.PERSISTENCED,
         driver_files.FABRICMANAGER,
+        driver_files.FOUND,
     ):
         if path not in wanted and not (path == driver_files.PREFERENCES and plan["preferences"]["path"]):
             out.append({"kind": "absent", "path": path})

@@ -103,7 +103,8 @@ def _state(plan: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
             "detail": f"{plan['reason']}; differs: {', '.join(seen['drift'])}",
             "remedy": "Run the play without --check.",
         }
-    words = f"{plan['flavour']} driver {plan['version'] or plan['branch']} by {plan['method']} is as wanted"
+    version = plan["version"] or plan["installed"]["version"] or plan["branch"]
+    words = f"{plan['flavour']} driver {version} by {plan['method']} is as wanted"
     return {
         "name": "driver",
         "ok": True,

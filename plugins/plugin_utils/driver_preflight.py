@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ansible_collections.gpufleet.llm.plugins.plugin_utils import driver_table, solver_rules
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import driver_node, driver_table, solver_rules
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.tables import load
 
 GIB = 1024**3
@@ -33,7 +33,7 @@ def checks(
     row: Mapping[str, Any] | None,
 ) -> list[Check]:
     """All answers, those that stop the role and those that do not."""
-    out = [*_source(plan, system, row), *_card(plan, cards)]
+    out = [*_source(plan, system, node, row), *_card(plan, node, cards)]
     out += _kernel(plan, system)
     out += _build(plan, settings, system, gpu, node)
     out += _secure_boot(plan, settings, system, gpu, node)
@@ -45,7 +45,9 @@ def checks(
     return out
 
 
-def _source(plan: Mapping[str, Any], system: Mapping[str, Any], row: Mapping[str, Any] | None) -> Iterator[Check]:
+def _source(
+    plan: Mapping[str, Any], system: Mapping[str, Any], node: Mapping[str, Any], row: Mapping[str, Any] | None
+) -> Iterator[Check]:
     method, branch, flavour = plan["method"], plan["branch"], plan["flavour"]
     where = f"{system['distribution']} {system['distribution_version']}"
     if method == "runfile":
@@ -66,8 +68,9 @@ def _source(plan: Mapping[str, Any], system: Mapping[str, Any], row: Mapping[str
     elif row is None or (offer is not None and branch not in ("", *offer["branches"]) and offer["branches"] != [""]):
         has = f": it has {solver_rules.text_list(offer['branches'])}" if offer else ""
         other = f", or nvidia_driver_branch: '{offer['branches'][0]}'" if offer and offer["branches"][0] else ""
+        another = "nvidia_repo" if method == "distribution" else "runfile"
         yield _check(
-            "source", False, f"branch {branch} is not in {label}{has}", f"Set nvidia_driver_method: nvidia_repo{other}."
+            "source", False, f"branch {branch} is not in {label}{has}", f"Set nvidia_driver_method: {another}{other}."
         )
     elif not row[flavour]:
         remedy = "Set another nvidia_driver_method."
@@ -76,6 +79,21 @@ def _source(plan: Mapping[str, Any], system: Mapping[str, Any], row: Mapping[str
                 "Arch has open modules only. Set nvidia_driver_method: runfile, or build nvidia-580xx-dkms of the AUR."
             )
         yield _check("source", False, f"{flavour} modules are not in {label}", remedy)
+    elif offer is not None and offer["branches"] == [""] and _elsewhere(plan, node):
+        yield _check(
+            "source",
+            False,
+            f"branch {branch} is not in {label}: it has one branch at a time, now that of {node['offered']}",
+            "Leave nvidia_driver_branch at its default, or set nvidia_driver_method: runfile and nvidia_driver_version; where "
+            "the lists are older than that branch, upgrade the whole system first.",
+        )
+    elif row["stream"] and not plan["stream"] and driver_table.modular(system) and node["dnf_modules"]:
+        yield _check(
+            "source",
+            False,
+            f"which module stream of {label} has signed modules of the newest branch is not known",
+            f"Set nvidia_driver_branch: '{load().default_branch}'.",
+        )
     elif (
         method == "distribution"
         and system["distribution"] == "Debian"
@@ -92,8 +110,15 @@ def _source(plan: Mapping[str, Any], system: Mapping[str, Any], row: Mapping[str
         yield _check("source", True, f"{label}, branch {branch or 'as offered'}, {flavour} modules", "")
 
 
-def _card(plan: Mapping[str, Any], cards: Mapping[str, Any]) -> Iterator[Check]:
-    branch = int(plan["branch"]) if plan["branch"] else None
+def _elsewhere(plan: Mapping[str, Any], node: Mapping[str, Any]) -> bool:
+    """Whether a branch is wanted that a source with one branch does not have; an exact version may have been kept."""
+    offered = driver_node.upstream(node["offered"]).partition(".")[0]
+    return bool(plan["branch"] and not plan["version"] and offered) and offered != plan["branch"]
+
+
+def _card(plan: Mapping[str, Any], node: Mapping[str, Any], cards: Mapping[str, Any]) -> Iterator[Check]:
+    number = plan["branch"] or (plan["version"] or driver_node.upstream(node["offered"])).partition(".")[0]
+    branch = int(number) if number.isdigit() else None
     flavour, names = plan["flavour"], cards["names"]
     allowed = cards["flavours"]
     if not allowed:
