@@ -24,6 +24,7 @@ The plan (always all keys; the tasks read C(__nvidia_driver_plan))::
     stream            module stream of dnf such as "580-open", or ""
     runfile           {"urls": [str], "sha256", "name", "version", "options": [str]} (empty values for other methods)
     services          [{"name", "enabled": bool, "active": bool}]
+    stopped_for_reload [name]: units that hold the module, whoever looks after them
     files             [{"path", "content", "mode"}]: blacklist of nouveau, unattended-upgrades, drop-ins
     items             for gpufleet.llm.observe
     preflight         [{"name", "ok": bool, "detail", "remedy"}]
@@ -59,6 +60,9 @@ from ansible_collections.gpufleet.llm.plugins.plugin_utils.tables import load
 # What a driver cannot repair: somebody has to go to the machine, or the card belongs to a virtual machine.
 HARDWARE_STATES = ("gpu_lost", "gpu_off_bus", "gpu_insufficient_power", "gpu_interrupt_issue", "gpu_passed_through")
 
+PERSISTENCED = "nvidia-persistenced.service"
+FABRICMANAGER = "nvidia-fabricmanager.service"
+
 # Below nvidia_driver_runfile_tmpdir; roles/nvidia_driver/vars/main.yml knows it, too.
 RUNFILE_FOLDER = "gpufleet-nvidia-driver"
 
@@ -81,6 +85,7 @@ EMPTY: dict[str, Any] = {
     "stream": "",
     "runfile": {"urls": [], "sha256": "", "name": "", "version": "", "options": []},
     "services": [],
+    "stopped_for_reload": [],
     "files": [],
     "items": [],
     "preflight": [],
@@ -115,6 +120,7 @@ def decide(
     plan: dict[str, Any] = {**EMPTY, "package_manager": system["package_manager"], "notes": []}
     plan["managed"] = any(path != driver_files.NOUVEAU for path in node["own"])
     plan["installed"] = installed(system, gpu, node)
+    plan["stopped_for_reload"] = _daemons(gpu)
     if settings["state"] == "absent":
         return _remove(plan, system, node, settings)
     if not gpu["gpu_count"] and settings["without_gpu"] == "skip":
@@ -129,6 +135,15 @@ def decide(
     if gpu["state"] in HARDWARE_STATES and plan["installed"]["version"]:
         return {**plan, "action": "state", "reason": f"{gpu['detail']}: no driver repairs that", **_what_is(plan, gpu)}
     return _install(plan, settings, system, gpu, node, wish, cards)
+
+
+def _daemons(gpu: Mapping[str, Any]) -> list[str]:
+    """The driver's own units that run."""
+    running = {
+        PERSISTENCED: gpu["driver"]["persistence_daemon"],
+        FABRICMANAGER: gpu["nvswitch"]["fabric_manager_running"],
+    }
+    return sorted(unit for unit, runs in running.items() if runs)
 
 
 # -- what is there ---------------------------------------------------------------------------------------------------------
@@ -609,10 +624,11 @@ def _name_services(
     loaded = bool(gpu["driver"]["loaded"])
     # The runfile brings the program and only an example of a unit.
     if settings["persistenced"] and row is not None and row["persistenced"]:
-        plan["services"] = [{"name": "nvidia-persistenced.service", "enabled": True, "active": loaded}]
+        plan["services"] = [{"name": PERSISTENCED, "enabled": True, "active": loaded}]
     if fabricmanager and row is not None and row["fabricmanager"]:
-        unit = {"name": "nvidia-fabricmanager.service", "enabled": True, "active": loaded}
+        unit = {"name": FABRICMANAGER, "enabled": True, "active": loaded}
         plan["services"] = [*plan["services"], unit]
+    plan["stopped_for_reload"] = sorted({*plan["stopped_for_reload"], *(s["name"] for s in plan["services"])})
 
 
 def _name_files(plan: dict[str, Any], settings: Mapping[str, Any]) -> None:
@@ -625,7 +641,7 @@ def _name_files(plan: dict[str, Any], settings: Mapping[str, Any]) -> None:
     if pin["path"] and pin["version"]:
         files.append(driver_files.preferences(pin["packages"], pin["version"]))
     for service in plan["services"]:
-        persistence = service["name"].startswith("nvidia-persistenced")
+        persistence = service["name"] == PERSISTENCED
         path = driver_files.PERSISTENCED if persistence else driver_files.FABRICMANAGER
         files.append(
             driver_files.drop_in(path, "/proc/driver/nvidia/version" if persistence else "/dev/nvidia-nvswitchctl")

@@ -61,6 +61,8 @@ def outcome(
             "reboot it by hand and read the kernel's log.",
             "never": "Reboot it when it suits; nvidia_driver_reboot is never, so this role does not.",
         }.get(reboot, "Reboot it when it suits, or set nvidia_driver_reboot: auto.")
+        if action == "remove":
+            how = "The module stays loaded until a reboot: reboot the node when it suits."
         checks.append({"name": "reboot", "ok": False, "detail": f"a reboot is wanted: {reason}", "remedy": how})
     elif action in ("install", "keep", "state") and gpu["gpu_count"]:
         checks.append(_gpu(gpu, container))

@@ -457,6 +457,25 @@ def test_a_driver_that_waits_for_a_reboot_is_not_installed_again() -> None:
     assert decide("ubuntu22", mismatch(), version="580.126.20")["action"] == "install"
 
 
+DAEMONS = ["nvidia-fabricmanager.service", "nvidia-persistenced.service"]
+
+
+def test_what_runs_is_stopped_for_a_reload_whoever_looks_after_it() -> None:
+    """A daemon that holds the devices keeps the old module loaded."""
+    facts = mismatch()
+    facts["driver"]["persistence_daemon"] = True
+    facts["nvswitch"] = {"count": 4, "fabric_manager_running": True}
+    kept = decide("ubuntu22", facts)
+    assert kept["action"] == "keep" and kept["services"] == [] and kept["stopped_for_reload"] == DAEMONS
+    without = decide("ubuntu22", facts, OPEN_580, persistenced=False, fabricmanager="never")
+    assert without["action"] == "install" and without["services"] == [] and without["stopped_for_reload"] == DAEMONS
+    by_runfile = decide("ubuntu22", facts, OPEN_580, method="runfile", version="580.105.08")
+    assert by_runfile["services"] == [] and by_runfile["stopped_for_reload"] == DAEMONS
+    # and those that the plan has, though nobody saw them run
+    assert decide("ubuntu22", mismatch(), OPEN_580)["stopped_for_reload"] == ["nvidia-persistenced.service"]
+    assert decide("ubuntu22", mismatch())["stopped_for_reload"] == []
+
+
 def test_a_working_driver_of_this_role_is_looked_after_at_its_own_version() -> None:
     probe = (
         FINE + f"== own\n{driver_files.RECORD}\n== packages\nii nvidia-dkms-535-server 535.183.01-0ubuntu0.22.04.1\n"

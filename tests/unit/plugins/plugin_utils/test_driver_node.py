@@ -218,6 +218,16 @@ def test_modules_of_the_other_flavour_want_a_reboot_once_theirs_are_installed() 
     assert not outcome(plan={"reboot_wanted": True}, drift=["package:x"], driver=loaded)["reboot_required"]
 
 
+@pytest.mark.parametrize("reboot", ["never", "required_fact", "auto"])
+def test_a_module_that_outlives_its_removal_is_told_as_what_it_is(reboot: str) -> None:
+    """No reboot was tried, so none has failed, and this node need not be the controller."""
+    told = outcome("remove", reboot=reboot, driver={"loaded": True, "loaded_version": "580.1"})
+    assert told["reboot_required"] is True
+    (check,) = [c for c in told["result"]["checks"] if not c["ok"]]
+    assert "module 580.1 is still loaded" in check["detail"]
+    assert "stays loaded until a reboot" in check["remedy"] and "controller" not in check["remedy"]
+
+
 def test_nouveau_wants_a_reboot() -> None:
     assert outcome(kernel={"nouveau_loaded": True})["reboot_required"]
 
