@@ -24,6 +24,7 @@ The plan (always all keys; the tasks read C(__nvidia_driver_plan))::
     stream            module stream of dnf such as "580-open", or ""
     runfile           {"urls": [str], "sha256", "name", "version", "options": [str]} (empty values for other methods)
     services          [{"name", "enabled": bool, "active": bool}]
+    stopped_for_reload [name]: units that hold the module, whoever looks after them
     files             [{"path", "content", "mode"}]: blacklist of nouveau, unattended-upgrades, drop-ins
     items             for gpufleet.llm.observe
     preflight         [{"name", "ok": bool, "detail", "remedy"}]
@@ -31,7 +32,7 @@ The plan (always all keys; the tasks read C(__nvidia_driver_plan))::
     headers           name of the package with the kernel headers, or ""
     build_packages    [name]
     preferences       {"path", "packages": [glob], "version": "580.105.08" | "580.*" | ""}: apt's pin of our own, or empty path
-    reboot_wanted     bool: loaded module is not the installed one
+    reboot_wanted     bool: the loaded module is not the installed one, by version or by flavour
     managed           bool: files of this role are on the node
     installed         {"method": "" | "distribution" | "nvidia_repo" | "runfile" | "unknown", "version", "flavour"}
     notes             [str]
@@ -48,6 +49,7 @@ from ansible_collections.gpufleet.llm.plugins.plugin_utils import (
     driver_files,
     driver_node,
     driver_preflight,
+    driver_repair,
     driver_table,
     nvidia_repository,
     solver_rules,
@@ -57,6 +59,9 @@ from ansible_collections.gpufleet.llm.plugins.plugin_utils.tables import load
 
 # What a driver cannot repair: somebody has to go to the machine, or the card belongs to a virtual machine.
 HARDWARE_STATES = ("gpu_lost", "gpu_off_bus", "gpu_insufficient_power", "gpu_interrupt_issue", "gpu_passed_through")
+
+PERSISTENCED = "nvidia-persistenced.service"
+FABRICMANAGER = "nvidia-fabricmanager.service"
 
 # Below nvidia_driver_runfile_tmpdir; roles/nvidia_driver/vars/main.yml knows it, too.
 RUNFILE_FOLDER = "gpufleet-nvidia-driver"
@@ -80,6 +85,7 @@ EMPTY: dict[str, Any] = {
     "stream": "",
     "runfile": {"urls": [], "sha256": "", "name": "", "version": "", "options": []},
     "services": [],
+    "stopped_for_reload": [],
     "files": [],
     "items": [],
     "preflight": [],
@@ -114,17 +120,30 @@ def decide(
     plan: dict[str, Any] = {**EMPTY, "package_manager": system["package_manager"], "notes": []}
     plan["managed"] = any(path != driver_files.NOUVEAU for path in node["own"])
     plan["installed"] = installed(system, gpu, node)
+    plan["stopped_for_reload"] = _daemons(gpu)
     if settings["state"] == "absent":
         return _remove(plan, system, node, settings)
     if not gpu["gpu_count"] and settings["without_gpu"] == "skip":
         return {**plan, "reason": "there is no NVIDIA GPU on the PCI bus"}
-    wish = _wish(settings, plan, gpu)
+    if gpu["state"] == "gpu_passed_through" and settings["without_gpu"] == "skip" and not plan["installed"]["version"]:
+        return {**plan, "reason": f"{gpu['detail']}: it belongs to a virtual machine"}
+    cards = _cards(gpu)
+    wish = _wish(settings, plan, system, gpu, node, cards)
     kept = _keep(settings, wish, plan, gpu)
     if kept:
         return {**plan, "action": "keep", "reason": kept, **_what_is(plan, gpu)}
     if gpu["state"] in HARDWARE_STATES and plan["installed"]["version"]:
         return {**plan, "action": "state", "reason": f"{gpu['detail']}: no driver repairs that", **_what_is(plan, gpu)}
-    return _install(plan, settings, system, gpu, node, wish)
+    return _install(plan, settings, system, gpu, node, wish, cards)
+
+
+def _daemons(gpu: Mapping[str, Any]) -> list[str]:
+    """The driver's own units that run."""
+    running = {
+        PERSISTENCED: gpu["driver"]["persistence_daemon"],
+        FABRICMANAGER: gpu["nvswitch"]["fabric_manager_running"],
+    }
+    return sorted(unit for unit, runs in running.items() if runs)
 
 
 # -- what is there ---------------------------------------------------------------------------------------------------------
@@ -147,7 +166,8 @@ def installed(system: Mapping[str, Any], gpu: Mapping[str, Any], node: Mapping[s
         # A runfile of this role that was killed is taken up again; another driver without packages is a stranger's.
         method = ("runfile" if node["runfile_started"] else "unknown") if node["known"] else ""
     version = driver["library_version"] or driver["module_version"] or ""
-    return {"method": method, "version": version, "flavour": driver["flavour"] or ""}
+    flavour = driver["flavour"] or driver_repair.packaged_flavour(found)
+    return {"method": method, "version": version, "flavour": flavour}
 
 
 def _method_of(found: Mapping[str, str], system: Mapping[str, Any]) -> str:
@@ -184,12 +204,24 @@ def _what_is(plan: Mapping[str, Any], gpu: Mapping[str, Any]) -> dict[str, Any]:
 # -- what is wanted --------------------------------------------------------------------------------------------------------
 
 
-def _wish(settings: Mapping[str, Any], plan: Mapping[str, Any], gpu: Mapping[str, Any]) -> dict[str, Any]:
-    """Version and branch that are asked for; C(pinned): somebody asked for more than the default."""
+def _wish(
+    settings: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    system: Mapping[str, Any],
+    gpu: Mapping[str, Any],
+    node: Mapping[str, Any],
+    cards: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Version and branch that are asked for.
+
+    C(named): a version or a branch other than the default is asked for; C(pinned): that, or a flavour; C(kept): nothing is, and
+    the driver works; C(stays): nothing is, and the driver was there before this role and works or can be repaired.
+    """
     version = str(settings["version"])
     branch = version.partition(".")[0] if version else str(settings["branch"])
     default = str(load().default_branch)
-    pinned = bool(version) or branch not in ("", default) or settings["flavour"] != "auto"
+    named = bool(version) or branch not in ("", default)
+    pinned = named or settings["flavour"] != "auto"
     if settings["method"] == "runfile" and not version:
         raise DriverError(
             "method runfile needs nvidia_driver_version, for example '580.105.08': a runfile is one exact version"
@@ -197,10 +229,23 @@ def _wish(settings: Mapping[str, Any], plan: Mapping[str, Any], gpu: Mapping[str
     if branch and not branch.isdigit():
         raise DriverError(f"nvidia_driver_branch is {branch!r}, wanted is the first number of a version, such as '580'")
     fine = gpu["usable"] is True or _waits(gpu)
-    working = plan["installed"]["version"].partition(".")[0] if fine else ""
-    if working and not pinned and settings["keep_working"]:
-        branch = working
-    return {"version": version, "branch": branch, "pinned": pinned, "default": default}
+    there = plan["installed"]
+    unasked = bool(there["version"]) and not pinned and settings["keep_working"]
+    kept = unasked and fine
+    stays = unasked and (not plan["managed"] or driver_files.FOUND in node["own"])
+    stays = stays and settings["method"] in ("auto", there["method"])
+    stays = stays and (fine or driver_repair.repairable(there, settings, system, gpu, cards, _switches(settings, gpu)))
+    if stays or kept:
+        branch = there["version"].partition(".")[0]
+    if stays and there["method"] == "runfile":
+        version = there["version"]
+    wish = {"version": version, "branch": branch, "default": default}
+    return {**wish, "named": named, "pinned": pinned, "kept": kept, "stays": stays}
+
+
+def _switches(settings: Mapping[str, Any], gpu: Mapping[str, Any]) -> int:
+    """Chips of NVSwitch that want a fabric manager."""
+    return int(gpu["nvswitch"]["count"] or 0) if settings["fabricmanager"] == "auto" else 0
 
 
 def _waits(gpu: Mapping[str, Any]) -> bool:
@@ -244,11 +289,18 @@ def _cards(gpu: Mapping[str, Any]) -> dict[str, Any]:
     return {"flavours": flavours, "first": first, "last": last, "names": names or "no card"}
 
 
-def _flavour(settings: Mapping[str, Any], branch: str, cards: Mapping[str, Any], offered: Sequence[str]) -> str:
-    """The flavour of the modules: as asked for, else the branch's own default that cards and source allow."""
+def _flavour(
+    settings: Mapping[str, Any], branch: str, cards: Mapping[str, Any], offered: Sequence[str], there: str
+) -> str:
+    """The flavour of the modules: as asked for, else the branch's own default that cards and source allow.
+
+    :arg there: the flavour of a driver that stays, which comes before that default
+    """
     if settings["flavour"] != "auto":
         return str(settings["flavour"])
     shipped = solver_rules.branch_flavours(load(), int(branch)) if branch else ["open", "proprietary"]
+    if there in shipped:
+        shipped = [there, *shipped]
     for allowed in (
         [f for f in shipped if f in cards["flavours"] and f in offered],
         [f for f in shipped if f in cards["flavours"]],
@@ -271,6 +323,8 @@ def _method(
     if settings["method"] != "auto":
         return str(settings["method"])
     there = plan["installed"]["method"]
+    if wish["stays"]:
+        return str(there)
     possible = []
     offer = driver_table.offer(system)
     row = driver_table.packages("distribution", system, wish["branch"]) if offer else None
@@ -285,7 +339,9 @@ def _method(
         possible.append("runfile")
     if there in possible:
         return str(there)
-    return possible[0] if possible else "nvidia_repo"
+    if possible:
+        return possible[0]
+    return "distribution" if offer and not driver_table.has_repository(system) else "nvidia_repo"
 
 
 # -- install ---------------------------------------------------------------------------------------------------------------
@@ -298,30 +354,30 @@ def _install(
     gpu: Mapping[str, Any],
     node: Mapping[str, Any],
     wish: Mapping[str, Any],
+    cards: Mapping[str, Any],
 ) -> dict[str, Any]:
-    cards = _cards(gpu)
-    switches = int(gpu["nvswitch"]["count"] or 0) if settings["fabricmanager"] == "auto" else 0
+    switches = _switches(settings, gpu)
     manager = str(system["package_manager"])
     method = _method(settings, system, plan, wish, {"flavours": cards["flavours"], "fabricmanager": switches > 0})
-    branch = str(wish["branch"])
-    offer = driver_table.offer(system)
-    if method == "distribution" and not branch and offer:
-        branch = str(offer["branches"][0])
-    row = None if method == "runfile" else driver_table.packages(method, system, branch)
-    offered = [f for f in ("open", "proprietary") if row is None or row[f]]
-    flavour = _flavour(settings, branch, cards, offered)
     there = plan["installed"]
     foreign = there["method"] not in ("", method)
-    satisfied = (
-        not foreign
-        and _complete(gpu)
-        and wish["version"] in ("", there["version"])
-        and (branch in ("", there["version"].partition(".")[0]))
-    )
-    version = str(wish["version"] or (there["version"] if satisfied else ""))
+    version = str(wish["version"])
+    offer = driver_table.offer(system) if method == "distribution" else None
+    # Such a source has one version at a time. The default branch is nobody's wish there.
+    rolls = offer is not None and offer["branches"] == [""] and not wish["named"]
+    if (
+        not version
+        and not foreign
+        and (wish["kept"] or not rolls)
+        and _fits(wish, there["version"], system, gpu, cards)
+    ):
+        version = there["version"]
+    branch = "" if rolls else _branch(offer, wish, version, cards)
+    row = None if method == "runfile" else driver_table.packages(method, system, branch)
+    offered = [f for f in ("open", "proprietary") if row is None or row[f]]
+    flavour = _flavour(settings, branch, cards, offered, there["flavour"] if wish["stays"] else "")
     plan.update(
         action="install",
-        reason=_why(plan, gpu, wish, version),
         method=method,
         installer="runfile" if method == "runfile" else manager,
         remove_installer="" if not foreign else ("runfile" if there["method"] == "runfile" else manager),
@@ -329,6 +385,7 @@ def _install(
         branch=branch,
         version=version,
     )
+    plan["reason"] = _why(plan, gpu, wish, version)
     signed = bool(row and settings["secure_boot"] == "signed" and row["signed"])
     _name_packages(plan, settings, system, node, row, signed=signed, fabricmanager=switches > 0)
     _name_sources(plan, settings, system, node)
@@ -337,8 +394,10 @@ def _install(
     _name_build(plan, settings, system, node, signed=signed)
     _name_services(plan, settings, gpu, row, fabricmanager=switches > 0)
     _name_files(plan, settings)
-    driver = gpu["driver"]
-    plan["reboot_wanted"] = driver["loaded"] and driver["versions_match"] is False
+    if wish["stays"]:
+        plan["files"] = [*plan["files"], driver_files.found(there["version"].partition(".")[0])]
+    exchanged = driver_preflight.other_flavour(plan, gpu) and not node["container"]
+    plan["reboot_wanted"] = gpu["driver"]["versions_match"] is False or exchanged
     plan["preflight"] = driver_preflight.checks(plan, settings, system, gpu, node, cards, row)
     plan["items"] = items(plan, settings, gpu)
     # The repository of another method would offer the same packages in other versions: it goes, unless the role cuda uses it.
@@ -353,14 +412,28 @@ def _install(
     return plan
 
 
-def _complete(gpu: Mapping[str, Any]) -> bool:
-    """Whether the installed driver has a module, built for this kernel or for another: it is worth to stay at its version."""
-    driver = gpu["driver"]
-    library = driver["library_version"]
-    if library is None or driver["module_version"] == library or driver["loaded_version"] == library:
-        return bool(driver["module_version"])
-    built = any(d["version"] == library and d["state"] in ("built", "installed") for d in gpu["dkms"] or [])
-    return built or bool(driver["other_kernels"])
+def _fits(
+    wish: Mapping[str, Any], version: str, system: Mapping[str, Any], gpu: Mapping[str, Any], cards: Mapping[str, Any]
+) -> bool:
+    """Whether the version that is installed is as good as any of the wanted branch."""
+    branch = version.partition(".")[0]
+    if not driver_repair.complete(gpu) or wish["branch"] not in ("", branch) or not branch.isdigit():
+        return False
+    # Where nobody named a branch, one that does not drive the card is none to stay in.
+    drives = bool(wish["branch"]) or cards["first"] <= int(branch) <= (cards["last"] or int(branch))
+    return drives and driver_repair.builds(branch, version, "", str(system["kernel"]))
+
+
+def _branch(offer: Mapping[str, Any] | None, wish: Mapping[str, Any], version: str, cards: Mapping[str, Any]) -> str:
+    """The branch whose packages are wanted; empty is the newest that the source has."""
+    if wish["branch"]:
+        return str(wish["branch"])
+    if version:
+        return version.partition(".")[0]
+    if offer:
+        fitting = [b for b in offer["branches"] if cards["first"] <= int(b) <= (cards["last"] or int(b))]
+        return str([*fitting, *offer["branches"]][0])
+    return str(cards["last"] or "")
 
 
 def _why(plan: Mapping[str, Any], gpu: Mapping[str, Any], wish: Mapping[str, Any], version: str) -> str:
@@ -368,9 +441,14 @@ def _why(plan: Mapping[str, Any], gpu: Mapping[str, Any], wish: Mapping[str, Any
     wanted = wish["version"] or (f"branch {wish['branch']}" if wish["branch"] else "the source's own branch")
     if not there:
         return f"there is no driver; wanted is {wanted}"
-    if version == there:
-        return f"driver {there} is managed by this role ({gpu['state']})"
-    return f"driver {there} is there; wanted is {wanted}"
+    if wish["stays"]:
+        other = f"nvidia_driver_keep_working: false would take branch {wish['default']}"
+        return f"driver {there} is there ({gpu['state']}) and stays in its branch; {other}"
+    if version != there:
+        return f"driver {there} is there; wanted is {wanted}"
+    if driver_preflight.other_flavour(plan, gpu):
+        return f"driver {there} is there with {plan['installed']['flavour']} modules; wanted are {plan['flavour']} ones"
+    return f"driver {there} is managed by this role ({gpu['state']})"
 
 
 def _name_packages(
@@ -404,7 +482,7 @@ def _name_packages(
         {"name": fill(name), "version": number, "hold": hold, "coupled": True} for name in dict.fromkeys(coupled)
     ] + [{"name": fill(name), "version": "", "hold": hold, "coupled": False} for name in dict.fromkeys(loose)]
     wanted = {p["name"] for p in plan["packages"]}
-    others = []
+    others = list(row["prebuilt"])
     for other in ("open", "proprietary"):
         for way in (row[other], (row["signed"] or {}).get(other)):
             others += [fill(n) for n in [*(way or {}).get("coupled", []), *(way or {}).get("loose", [])]]
@@ -418,10 +496,13 @@ def _name_packages(
         # the system resolves any more. apt's pins cover the other parts.
         plan["holds"] = sorted({*plan["holds"], *_parts(node, plan["installed"]["version"])})
     if row["stream"] and driver_table.modular(system) and node["dnf_modules"]:
-        plan["stream"] = fill(row["stream"][f"signed_{flavour}" if signed else flavour])
+        streams = row["stream"] if branch else row["newest_stream"]
+        plan["stream"] = fill(streams[f"signed_{flavour}" if signed else flavour] or "")
     if plan["package_manager"] != "apt":
         return
-    if row["pinning_package_from"] and branch.isdigit() and int(branch) >= int(row["pinning_package_from"]):
+    # Where nobody named a branch, the version that came is pinned, and not its branch.
+    asked = settings["version"] or settings["branch"]
+    if asked and row["pinning_package_from"] and branch.isdigit() and int(branch) >= int(row["pinning_package_from"]):
         plan["pins"] = [f"nvidia-driver-pinning-{settings['version'] or branch}"]
     pinned = [f"src:{fill(name)}" for name in row["pin_sources"]] + list(row["pin_globs"])
     # Beside NVIDIA's pinning package, too: that one names a branch, and a dependency would come in the branch's newest version.
@@ -501,8 +582,7 @@ def _number(system: Mapping[str, Any]) -> int:
 def _name_runfile(plan: dict[str, Any], settings: Mapping[str, Any], system: Mapping[str, Any]) -> None:
     version = plan["version"]
     url = settings["runfile_url"] or driver_table.runfile_url(version, str(system["machine"]))
-    known = {str(r["version"]): str(r["sha256"]) for r in load().drivers["releases"]}
-    sha256 = settings["runfile_sha256"] or (known.get(version, "") if system["machine"] == "x86_64" else "")
+    sha256 = settings["runfile_sha256"] or driver_table.runfile_sha256(version, str(system["machine"]))
     options = driver_table.runfile_options(int(plan["branch"]), plan["flavour"], bool(settings["headless"]))
     plan["runfile"] = {
         "urls": candidates(url, settings["mirror_profile"], settings["mirror_overrides"]),
@@ -545,10 +625,11 @@ def _name_services(
     loaded = bool(gpu["driver"]["loaded"])
     # The runfile brings the program and only an example of a unit.
     if settings["persistenced"] and row is not None and row["persistenced"]:
-        plan["services"] = [{"name": "nvidia-persistenced.service", "enabled": True, "active": loaded}]
+        plan["services"] = [{"name": PERSISTENCED, "enabled": True, "active": loaded}]
     if fabricmanager and row is not None and row["fabricmanager"]:
-        unit = {"name": "nvidia-fabricmanager.service", "enabled": True, "active": loaded}
+        unit = {"name": FABRICMANAGER, "enabled": True, "active": loaded}
         plan["services"] = [*plan["services"], unit]
+    plan["stopped_for_reload"] = sorted({*plan["stopped_for_reload"], *(s["name"] for s in plan["services"])})
 
 
 def _name_files(plan: dict[str, Any], settings: Mapping[str, Any]) -> None:
@@ -561,7 +642,7 @@ def _name_files(plan: dict[str, Any], settings: Mapping[str, Any]) -> None:
     if pin["path"] and pin["version"]:
         files.append(driver_files.preferences(pin["packages"], pin["version"]))
     for service in plan["services"]:
-        persistence = service["name"].startswith("nvidia-persistenced")
+        persistence = service["name"] == PERSISTENCED
         path = driver_files.PERSISTENCED if persistence else driver_files.FABRICMANAGER
         files.append(driver_files.drop_in(path))
     plan["files"] = files
@@ -569,21 +650,32 @@ def _name_files(plan: dict[str, Any], settings: Mapping[str, Any]) -> None:
 
 # -- what observe looks at -------------------------------------------------------------------------------------------------
 
+# Files that are the module nvidia: Debian's have names of their own.
+MODULE_FILES = "/nvidia(-current|-tesla-470)?(-open)?\\.ko(\\.[gx]z|\\.zst)?$"
+
 # Which module is built for each kernel: "ok", or what is there instead. $1 version ("" any), $2 "running" or "all".
-MODULE_SCRIPT = """\
+MODULE_SCRIPT = f"""\
 case $2 in running) set -- "$1" "$(uname -r)" ;; *) set -- "$1" $(cd /lib/modules 2>/dev/null && ls) ;; esac
 want=$1; shift; seen=
 for k in "$@"; do
   [ -e "/lib/modules/$k/build" ] || [ "$k" = "$(uname -r)" ] || continue
   [ -d "/lib/modules/$k" ] || continue
-  f=$(find "/lib/modules/$k" -name 'nvidia*.ko*' 2>/dev/null |
-    grep -E '/nvidia(-current|-tesla-470)?(-open)?\\.ko(\\.[gx]z|\\.zst)?$' | head -n 1)
-  [ -n "$f" ] || { echo "no module for $k"; exit; }
+  f=$(find "/lib/modules/$k" -name 'nvidia*.ko*' 2>/dev/null | grep -E '{MODULE_FILES}' | head -n 1)
+  [ -n "$f" ] || {{ echo "no module for $k"; exit; }}
   v=$(modinfo -F version "$f" 2>/dev/null)
-  [ -z "$want" ] || [ "$v" = "$want" ] || { echo "module $v for $k"; exit; }
+  [ -z "$want" ] || [ "$v" = "$want" ] || {{ echo "module $v for $k"; exit; }}
   seen=1
 done
 [ -n "$seen" ] && echo ok || echo "no kernel to build for"
+"""
+
+# Whether the module that the next boot loads is of flavour $1: "ok", also where there is none, or the flavour that it is of.
+# $2 the running kernel's modules.
+FLAVOUR_SCRIPT = f"""\
+f=$(find "${{2:-/lib/modules/$(uname -r)}}" -name 'nvidia*.ko*' 2>/dev/null | grep -E '{MODULE_FILES}' | head -n 1)
+[ -n "$f" ] || {{ echo ok; exit; }}
+case $(modinfo -F license "$f" 2>/dev/null) in '') flavour=unknown ;; *GPL*) flavour=open ;; *) flavour=proprietary ;; esac
+[ "$flavour" = "$1" ] && echo ok || echo "$flavour"
 """
 
 # Whether the key that DKMS signs with is enrolled, or waits for a person at the console.
@@ -628,6 +720,7 @@ def items(plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapping[str
         driver_files.PREFERENCES,
         driver_files.PERSISTENCED,
         driver_files.FABRICMANAGER,
+        driver_files.FOUND,
     ):
         if path not in wanted and not (path == driver_files.PREFERENCES and plan["preferences"]["path"]):
             out.append({"kind": "absent", "path": path})
@@ -659,9 +752,11 @@ def items(plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapping[str
         out.append({"kind": "command", "key": "module:built", "argv": argv, "stdout": "ok"})
     if settings["secure_boot"] == "stage_mok" and plan["build"] and driver_preflight.locked(gpu):
         out.append({"kind": "command", "key": "mok:staged", "argv": ["/bin/sh", "-c", MOK_SCRIPT], "stdout": "staged"})
-    if plan["installed"]["version"] and gpu["driver"]["flavour"] not in (None, plan["flavour"]):
-        # The module of the other flavour is loaded or installed: never as wanted.
-        out.append({"kind": "command", "key": "module:flavour", "argv": ["/bin/false"]})
+    if plan["method"] == "runfile" or gpu["driver"]["flavour"] not in (None, plan["flavour"]):
+        # gpu_facts tells the flavour that is loaded; the file may be of the wanted one already, which a reload brings into force.
+        # A runfile has no packages whose names would tell.
+        argv = ["/bin/sh", "-c", FLAVOUR_SCRIPT, "sh", plan["flavour"]]
+        out.append({"kind": "command", "key": "module:flavour", "argv": argv, "stdout": "ok"})
     return out
 
 

@@ -17,6 +17,7 @@ UNATTENDED = "/etc/apt/apt.conf.d/52gpufleet-nvidia-driver"
 PERSISTENCED = "/etc/systemd/system/nvidia-persistenced.service.d/10-gpufleet.conf"
 FABRICMANAGER = "/etc/systemd/system/nvidia-fabricmanager.service.d/10-gpufleet.conf"
 RECORD = "/var/lib/gpufleet/nvidia_driver/installed_packages"
+FOUND = "/var/lib/gpufleet/nvidia_driver/found_driver"
 DEBIAN_SOURCE = "/etc/apt/sources.list.d/gpufleet-nvidia-driver.sources"
 # There while an initramfs is older than the blacklist of nouveau: a run that ends in between leaves it to the next one.
 INITRAMFS = "/var/lib/gpufleet/nvidia_driver/initramfs_is_old"
@@ -24,7 +25,7 @@ INITRAMFS = "/var/lib/gpufleet/nvidia_driver/initramfs_is_old"
 REBOOTED = "/var/lib/gpufleet/nvidia_driver/rebooted_for"
 
 # Any of these on a node: its driver is managed by this role.
-OWN = (NOUVEAU, PREFERENCES, UNATTENDED, PERSISTENCED, FABRICMANAGER, RECORD, DEBIAN_SOURCE)
+OWN = (NOUVEAU, PREFERENCES, UNATTENDED, PERSISTENCED, FABRICMANAGER, RECORD, DEBIAN_SOURCE, FOUND)
 
 # Only the driver: nvidia-container-toolkit and nvidia-cuda-* go on being upgraded.
 BLACKLIST = (
@@ -53,6 +54,11 @@ def preferences(packages: Sequence[str], version: str) -> dict[str, str]:
     pattern = version if version.endswith("*") else f"{version}-*"
     text = f"Package: {' '.join(packages)}\nPin: version {pattern}\nPin-Priority: 1001\n"
     return _file(PREFERENCES, HEADER + text)
+
+
+def found(branch: str) -> dict[str, str]:
+    """Says that a driver was there before this role: it stays in its branch until another is asked for."""
+    return _file(FOUND, f"{HEADER}branch {branch}\n")
 
 
 def drop_in(path: str) -> dict[str, str]:

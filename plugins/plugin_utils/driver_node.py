@@ -28,7 +28,7 @@ LISTS = (
 )
 WORDS = (
     "uninstaller", "display", "container", "machine_id", "headers_candidate", "proc_version", "tmp_noexec",
-    "dnf_modules", "boot_id", "rebooted", "runfile_started", "runfile_database",
+    "dnf_modules", "boot_id", "rebooted", "runfile_started", "runfile_database", "offered",
 )  # fmt: skip
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def reboot_reason(plan: Mapping[str, Any], gpu: Mapping[str, Any], container: str) -> str:
-    """Why only a reboot brings the driver into force, or nothing."""
+def reboot_reason(plan: Mapping[str, Any], gpu: Mapping[str, Any], container: str, differs: bool) -> str:
+    """Why only a reboot brings the driver into force, or nothing; C(differs): what is wanted is not there yet."""
     driver, kernel = gpu["driver"], gpu["kernel"]
     if plan["action"] not in ("install", "keep", "remove", "state"):
         return ""
@@ -24,6 +24,8 @@ def reboot_reason(plan: Mapping[str, Any], gpu: Mapping[str, Any], container: st
         return "nouveau is loaded"
     if driver["versions_match"] is False:
         return f"module {driver['loaded_version']} is loaded, library {driver['library_version']} is installed"
+    if plan["reboot_wanted"] and not differs:
+        return f"{driver['flavour']} modules are loaded, {plan['flavour']} ones are installed"
     if (
         plan["action"] == "install"
         and gpu["gpu_count"]
@@ -46,7 +48,7 @@ def outcome(
     rebooted: bool,
 ) -> dict[str, Any]:
     """Returns C({"result": the fact nvidia_driver_result, "reboot_required": bool})."""
-    reason = reboot_reason(plan, gpu, container)
+    reason = reboot_reason(plan, gpu, container, bool(seen["differs"]))
     driver = gpu["driver"]
     action = plan["action"]
     notes = [note for note in plan["notes"] if " " in note]
@@ -59,6 +61,8 @@ def outcome(
             "reboot it by hand and read the kernel's log.",
             "never": "Reboot it when it suits; nvidia_driver_reboot is never, so this role does not.",
         }.get(reboot, "Reboot it when it suits, or set nvidia_driver_reboot: auto.")
+        if action == "remove":
+            how = "The module stays loaded until a reboot: reboot the node when it suits."
         checks.append({"name": "reboot", "ok": False, "detail": f"a reboot is wanted: {reason}", "remedy": how})
     elif action in ("install", "keep", "state") and gpu["gpu_count"]:
         checks.append(_gpu(gpu, container))
@@ -101,7 +105,8 @@ def _state(plan: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
             "detail": f"{plan['reason']}; differs: {', '.join(seen['drift'])}",
             "remedy": "Run the play without --check.",
         }
-    words = f"{plan['flavour']} driver {plan['version'] or plan['branch']} by {plan['method']} is as wanted"
+    version = plan["version"] or plan["installed"]["version"] or plan["branch"]
+    words = f"{plan['flavour']} driver {version} by {plan['method']} is as wanted"
     return {
         "name": "driver",
         "ok": True,

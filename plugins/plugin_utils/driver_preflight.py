@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ansible_collections.gpufleet.llm.plugins.plugin_utils import driver_table, solver_rules
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import driver_node, driver_table, solver_rules
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.tables import load
 
 GIB = 1024**3
@@ -33,10 +33,10 @@ def checks(
     row: Mapping[str, Any] | None,
 ) -> list[Check]:
     """All answers, those that stop the role and those that do not."""
-    out = [*_source(plan, system, row), *_card(plan, cards)]
+    out = [*_source(plan, system, node, row), *_card(plan, node, cards)]
     out += _kernel(plan, system)
     out += _build(plan, settings, system, gpu, node)
-    out += _secure_boot(plan, settings, gpu)
+    out += _secure_boot(plan, settings, system, gpu, node)
     out += _foreign(plan, settings)
     out += _in_use(plan, settings, gpu, node)
     out += _room(plan, settings, node)
@@ -45,7 +45,9 @@ def checks(
     return out
 
 
-def _source(plan: Mapping[str, Any], system: Mapping[str, Any], row: Mapping[str, Any] | None) -> Iterator[Check]:
+def _source(
+    plan: Mapping[str, Any], system: Mapping[str, Any], node: Mapping[str, Any], row: Mapping[str, Any] | None
+) -> Iterator[Check]:
     method, branch, flavour = plan["method"], plan["branch"], plan["flavour"]
     where = f"{system['distribution']} {system['distribution_version']}"
     if method == "runfile":
@@ -66,8 +68,9 @@ def _source(plan: Mapping[str, Any], system: Mapping[str, Any], row: Mapping[str
     elif row is None or (offer is not None and branch not in ("", *offer["branches"]) and offer["branches"] != [""]):
         has = f": it has {solver_rules.text_list(offer['branches'])}" if offer else ""
         other = f", or nvidia_driver_branch: '{offer['branches'][0]}'" if offer and offer["branches"][0] else ""
+        another = "nvidia_repo" if method == "distribution" else "runfile"
         yield _check(
-            "source", False, f"branch {branch} is not in {label}{has}", f"Set nvidia_driver_method: nvidia_repo{other}."
+            "source", False, f"branch {branch} is not in {label}{has}", f"Set nvidia_driver_method: {another}{other}."
         )
     elif not row[flavour]:
         remedy = "Set another nvidia_driver_method."
@@ -76,6 +79,21 @@ def _source(plan: Mapping[str, Any], system: Mapping[str, Any], row: Mapping[str
                 "Arch has open modules only. Set nvidia_driver_method: runfile, or build nvidia-580xx-dkms of the AUR."
             )
         yield _check("source", False, f"{flavour} modules are not in {label}", remedy)
+    elif offer is not None and offer["branches"] == [""] and _elsewhere(plan, node):
+        yield _check(
+            "source",
+            False,
+            f"branch {branch} is not in {label}: it has one branch at a time, now that of {node['offered']}",
+            "Leave nvidia_driver_branch at its default, or set nvidia_driver_method: runfile and nvidia_driver_version; where "
+            "the lists are older than that branch, upgrade the whole system first.",
+        )
+    elif row["stream"] and not plan["stream"] and driver_table.modular(system) and node["dnf_modules"]:
+        yield _check(
+            "source",
+            False,
+            f"which module stream of {label} has signed modules of the newest branch is not known",
+            f"Set nvidia_driver_branch: '{load().default_branch}'.",
+        )
     elif (
         method == "distribution"
         and system["distribution"] == "Debian"
@@ -92,8 +110,15 @@ def _source(plan: Mapping[str, Any], system: Mapping[str, Any], row: Mapping[str
         yield _check("source", True, f"{label}, branch {branch or 'as offered'}, {flavour} modules", "")
 
 
-def _card(plan: Mapping[str, Any], cards: Mapping[str, Any]) -> Iterator[Check]:
-    branch = int(plan["branch"]) if plan["branch"] else None
+def _elsewhere(plan: Mapping[str, Any], node: Mapping[str, Any]) -> bool:
+    """Whether a branch is wanted that a source with one branch does not have; an exact version may have been kept."""
+    offered = driver_node.upstream(node["offered"]).partition(".")[0]
+    return bool(plan["branch"] and not plan["version"] and offered) and offered != plan["branch"]
+
+
+def _card(plan: Mapping[str, Any], node: Mapping[str, Any], cards: Mapping[str, Any]) -> Iterator[Check]:
+    number = plan["branch"] or (plan["version"] or driver_node.upstream(node["offered"])).partition(".")[0]
+    branch = int(number) if number.isdigit() else None
     flavour, names = plan["flavour"], cards["names"]
     allowed = cards["flavours"]
     if not allowed:
@@ -208,13 +233,33 @@ def locked(gpu: Mapping[str, Any]) -> bool:
     return gpu["kernel"]["secure_boot"] is True or gpu["kernel"]["lockdown"] in ("integrity", "confidentiality")
 
 
-def _secure_boot(plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapping[str, Any]) -> Iterator[Check]:
+def _signed_here(
+    plan: Mapping[str, Any], system: Mapping[str, Any], gpu: Mapping[str, Any], node: Mapping[str, Any]
+) -> bool:
+    """Whether the module that is loaded shows that the wanted one will load, too."""
+    driver = gpu["driver"]
+    if not driver["loaded"] or not driver["module_signed"]:
+        return False
+    # DKMS signs with one key, so that the next build is as good as this one.
+    built = {"kernel": system["kernel"], "version": driver["loaded_version"], "state": "installed"}
+    if any(built.items() <= entry.items() for entry in gpu["dkms"] or []):
+        return True
+    # Signed by somebody else: that holds as long as nothing is built.
+    same = plan["version"] == driver["loaded_version"] and not other_flavour(plan, gpu)
+    return same and not plan["remove_installer"] and all(p["name"] in node["packages"] for p in plan["packages"])
+
+
+def _secure_boot(
+    plan: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    system: Mapping[str, Any],
+    gpu: Mapping[str, Any],
+    node: Mapping[str, Any],
+) -> Iterator[Check]:
     if not locked(gpu):
         return
     mode = settings["secure_boot"]
-    if mode == "ignore" or (
-        gpu["driver"]["loaded"] and gpu["driver"]["module_signed"] and plan["installed"]["version"]
-    ):
+    if mode == "ignore" or _signed_here(plan, system, gpu, node):
         yield _check("secure-boot", True, "Secure Boot is on; modules are taken care of", "")
     elif mode == "signed":
         yield _check(
@@ -270,11 +315,16 @@ def _foreign(plan: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[C
     )
 
 
+def other_flavour(plan: Mapping[str, Any], gpu: Mapping[str, Any]) -> bool:
+    """Whether modules of another flavour than the wanted one are loaded."""
+    return bool(gpu["driver"]["loaded"]) and gpu["driver"]["flavour"] not in (None, plan["flavour"])
+
+
 def _in_use(
     plan: Mapping[str, Any], settings: Mapping[str, Any], gpu: Mapping[str, Any], node: Mapping[str, Any]
 ) -> Iterator[Check]:
     driver = gpu["driver"]
-    changes = not driver["loaded"] or plan["version"] != driver["loaded_version"]
+    changes = not driver["loaded"] or plan["version"] != driver["loaded_version"] or other_flavour(plan, gpu)
     processes = [f"{p['name'] or '?'} ({p['pid']})" for card in gpu["gpus"] for p in card["processes"] or []]
     users = sorted(
         {*processes, *(f"{name} ({pid})" for pid, _space, name in (u.partition(" ") for u in node["users"]))}

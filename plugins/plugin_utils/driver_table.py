@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.gpufleet.llm.plugins.plugin_utils import nvidia_repository, yaml_file
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.tables import load
 
 DATA = pathlib.Path(__file__).parent / "data" / "driver_packages.yml"
 
@@ -105,6 +106,12 @@ def known_packages(manager: str) -> re.Pattern[str]:
 def runfile_url(version: str, machine: str) -> str:
     """NVIDIA's own place of a runfile."""
     return str(table()["runfile"]["url"]).format(version=version, machine=machine)
+
+
+def runfile_sha256(version: str, machine: str) -> str:
+    """The hash of a runfile, empty where it is not known."""
+    known = {str(row["version"]): str(row["sha256"]) for row in load().drivers["releases"]}
+    return known.get(version, "") if machine == "x86_64" else ""
 
 
 def runfile_options(branch: int, flavour: str, headless: bool) -> list[str]:

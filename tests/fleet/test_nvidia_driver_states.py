@@ -156,6 +156,41 @@ def test_modules_are_exchanged_only_when_nothing_uses_the_gpu(fleet: Fleet) -> N
         fleet.sh(node, "rm -f /usr/local/sbin/modprobe /run/modprobe-stand-in")
 
 
+SEES_THE_DAEMON = """#!/bin/sh
+# Stands in for modprobe, which cannot unload what the daemon holds: whether it runs while the module is to go.
+[ "$*" != "--remove nvidia" ] || systemctl is-active nvidia-persistenced >> /run/modprobe-stand-in
+exit 1
+"""
+DAEMON = "/usr/local/bin/nvidia-persistenced"
+DAEMON_UNIT = "/etc/systemd/system/nvidia-persistenced.service"
+
+
+def test_a_daemon_that_somebody_else_runs_makes_room_for_a_reload_and_comes_back(fleet: Fleet) -> None:
+    """With and without a unit to stop it by, on a node whose driver this role leaves alone."""
+    node = "mismatch"
+    fleet.sh(node, f"cp /bin/sleep {DAEMON}")
+    fleet.sh(node, f"cat > /usr/local/sbin/modprobe <<'EOF'\n{SEES_THE_DAEMON}EOF\nchmod 755 /usr/local/sbin/modprobe")
+    try:
+        process = fleet.sh(node, f"setsid {DAEMON} infinity >/dev/null 2>&1 </dev/null & echo $!")
+        drive(fleet, node)
+        assert fleet.rc(node, f"kill {process}") == 0
+        fleet.sh(
+            node, f"rm /run/modprobe-stand-in; printf '[Service]\\nExecStart={DAEMON} infinity\\n' > {DAEMON_UNIT}"
+        )
+        fleet.sh(node, "systemctl daemon-reload; systemctl start nvidia-persistenced")
+        _play, told = drive(fleet, node)
+        assert fleet.sh(node, "cat /run/modprobe-stand-in") == "inactive"
+        assert fleet.sh(node, "systemctl is-active nvidia-persistenced") == "active"
+        assert fleet.sh(node, "systemctl is-enabled nvidia-persistenced", check=False) == "static"
+        assert "waits to be loaded" in " ".join(told["result"]["notes"])
+    finally:
+        fleet.sh(node, "systemctl stop nvidia-persistenced; true")
+        fleet.sh(
+            node,
+            f"rm -f {DAEMON} {DAEMON_UNIT} /usr/local/sbin/modprobe /run/modprobe-stand-in; systemctl daemon-reload",
+        )
+
+
 def test_the_controller_is_not_rebooted(fleet: Fleet) -> None:
     """A node with the controller's own machine-id is the controller, whatever connection leads there."""
     own = Path("/etc/machine-id")

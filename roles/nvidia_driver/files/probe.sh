@@ -125,6 +125,8 @@ elif command -v pacman >/dev/null; then
             [ "$(echo "$version" | tr - .)" = "$(echo "$kernel" | sed 's/-\(lts\|zen\|hardened\)$//' | tr - .)" ] && echo "$version"
         done
     fi
+    echo "== offered" # Arch has one branch at a time
+    pacman -Si nvidia-utils 2>/dev/null | awk '$1 == "Version" {print $3; exit}'
     echo "== build_missing" # nothing is known of a machine without lists, which the role fetches
     if ls /var/lib/pacman/sync/*.db >/dev/null 2>&1; then
         for tool in $(pacman -T dkms gcc make kmod); do pacman -Si "$tool" >/dev/null 2>&1 || echo "$tool"; done

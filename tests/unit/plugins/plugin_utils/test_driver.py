@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.gpufleet.llm.plugins.plugin_utils import driver, driver_files, driver_table
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import driver, driver_files, driver_repair, driver_table
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -264,6 +266,101 @@ def test_module_stream(where: str, device: str, modules: bool, stream: str) -> N
     assert decide(where, gpu(device), probe)["stream"] == stream
 
 
+NEWEST = FINE + "== dnf_modules\nx/module.py\n"
+
+
+@pytest.mark.parametrize(
+    ("device", "more", "branch", "stream"),
+    [
+        (T4, {}, "", "open-dkms"),
+        (T4, {"flavour": "proprietary"}, "", "latest-dkms"),
+        # the newest branch does not drive these any more
+        (P100, {}, "580", "580-dkms"),
+        (V100, {}, "580", "580-dkms"),
+        (T4, {"version": "590.48.01"}, "590", "590-open"),
+    ],
+)
+def test_no_branch_is_the_newest_that_drives_the_card(
+    device: str, more: dict[str, Any], branch: str, stream: str
+) -> None:
+    plan = decide("rocky9", gpu(device), NEWEST, branch="", **more)
+    assert (plan["branch"], plan["stream"]) == (branch, stream) and not failing(plan), failing(plan)
+
+
+def test_no_branch_and_signed_modules_are_refused_where_no_stream_has_both() -> None:
+    found = failing(decide("rocky9", gpu(T4), NEWEST, branch="", secure_boot="signed"))
+    assert "nvidia_driver_branch: '580'" in found["source"]["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("where", "device", "method", "branch"),
+    [
+        ("debian12", T4, "distribution", "535"),
+        ("debian12", K80, "distribution", "470"),
+        ("debian12", P100, "nvidia_repo", "580"),
+        ("ubuntu22", V100, "nvidia_repo", "580"),
+        ("ubuntu22", T4, "nvidia_repo", ""),
+    ],
+)
+def test_no_branch_with_other_sources(where: str, device: str, method: str, branch: str) -> None:
+    plan = decide(where, gpu(device), branch="", method=method)
+    assert plan["branch"] == branch and not failing(plan), failing(plan)
+
+
+def test_no_branch_pins_what_came_and_not_its_branch() -> None:
+    """What is wanted after the installation is what the installation brought."""
+    first = decide("ubuntu22", gpu(T4), branch="", method="nvidia_repo")
+    probe = FINE + f"== own\n{driver_files.RECORD}\n== packages\nii nvidia-dkms-open 590.48.01-0ubuntu1\n"
+    for facts in (gpu(T4, driver=working("590.48.01")["driver"]), working("590.48.01")):
+        then = decide("ubuntu22", facts, probe, branch="", method="nvidia_repo")
+        assert then["version"] == "590.48.01" and then["preferences"]["version"] == "590.48.01"
+        assert first["pins"] == then["pins"] == [] and names(first) == names(then)
+
+
+def test_no_branch_stays_with_the_names_of_the_branch_that_is_there() -> None:
+    facts, probe = broken("580.105.08", "ii nvidia-dkms-580-open 580.105.08-0ubuntu1")
+    plan = decide("ubuntu22", facts, f"{probe}== own\n{driver_files.RECORD}\n", branch="")
+    assert "nvidia-dkms-580-open" in names(plan) and plan["version"] == "580.105.08"
+
+
+ROLLING = FINE + "== offered\n590.48.01-1\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "branch", "refused"),
+    [
+        ({"branch": "570"}, "570", True),
+        ({"branch": "590"}, "590", False),
+        # Nobody asked for the default branch: what is offered.
+        ({}, "", False),
+        ({"flavour": "open"}, "", False),
+        # perhaps among the packages that pacman has kept
+        ({"version": "570.172.08"}, "570", False),
+    ],
+)
+def test_arch_has_one_branch_and_is_not_asked_for_another_in_vain(
+    more: dict[str, Any], branch: str, refused: bool
+) -> None:
+    plan = decide("arch", gpu(T4), ROLLING, **more)
+    assert plan["method"] == "distribution" and plan["branch"] == branch
+    found = failing(plan)
+    assert set(found) == ({"source"} if refused else set())
+    if refused:
+        assert "590.48.01" in found["source"]["detail"] and "runfile" in found["source"]["remedy"]
+
+
+def test_arch_does_not_drive_an_old_card_and_its_last_branch_is_named() -> None:
+    found = failing(decide("arch", gpu(P100), ROLLING, branch=""))
+    assert "590" in found["driver-drives-card"]["detail"] and "580" in found["driver-drives-card"]["detail"]
+
+
+def test_arch_takes_what_is_offered_to_repair_a_driver() -> None:
+    facts, probe = broken("580.105.08", "ii nvidia-open-dkms 580.105.08-1", state="module_missing_for_kernel")
+    facts["driver"].update(OLD_KERNEL)
+    plan = decide("arch", facts, f"{probe}== offered\n590.48.01-1\n")
+    assert (plan["branch"], plan["version"]) == ("", "") and not failing(plan), failing(plan)
+
+
 def test_the_headers_are_those_of_the_running_kernel() -> None:
     assert decide("debian12", gpu(T4))["headers"] == "linux-headers-6.1.0-55-cloud-amd64"
     assert decide("rocky9", gpu(T4))["headers"] == "kernel-devel-5.14.0-427.13.1.el9_4.x86_64"
@@ -368,6 +465,25 @@ def test_a_driver_that_waits_for_a_reboot_is_not_installed_again() -> None:
     assert decide("ubuntu22", mismatch(), version="580.126.20")["action"] == "install"
 
 
+DAEMONS = ["nvidia-fabricmanager.service", "nvidia-persistenced.service"]
+
+
+def test_what_runs_is_stopped_for_a_reload_whoever_looks_after_it() -> None:
+    """A daemon that holds the devices keeps the old module loaded."""
+    facts = mismatch()
+    facts["driver"]["persistence_daemon"] = True
+    facts["nvswitch"] = {"count": 4, "fabric_manager_running": True}
+    kept = decide("ubuntu22", facts)
+    assert kept["action"] == "keep" and kept["services"] == [] and kept["stopped_for_reload"] == DAEMONS
+    without = decide("ubuntu22", facts, OPEN_580, persistenced=False, fabricmanager="never")
+    assert without["action"] == "install" and without["services"] == [] and without["stopped_for_reload"] == DAEMONS
+    by_runfile = decide("ubuntu22", facts, OPEN_580, method="runfile", version="580.105.08")
+    assert by_runfile["services"] == [] and by_runfile["stopped_for_reload"] == DAEMONS
+    # and those that the plan has, though nobody saw them run
+    assert decide("ubuntu22", mismatch(), OPEN_580)["stopped_for_reload"] == ["nvidia-persistenced.service"]
+    assert decide("ubuntu22", mismatch())["stopped_for_reload"] == []
+
+
 def test_a_working_driver_of_this_role_is_looked_after_at_its_own_version() -> None:
     probe = (
         FINE + f"== own\n{driver_files.RECORD}\n== packages\nii nvidia-dkms-535-server 535.183.01-0ubuntu0.22.04.1\n"
@@ -382,11 +498,126 @@ def test_a_blacklist_that_outlived_a_removal_does_not_make_a_driver_ours() -> No
     assert plan["action"] == "keep"
 
 
+def test_arch_has_the_persistence_daemon_in_the_package_of_the_tools() -> None:
+    plan = decide("arch", gpu(T4))
+    assert names(plan) == {"nvidia-utils", "nvidia-open-dkms"}
+    assert {"name": "nvidia-persistenced.service", "enabled": True, "active": False} in plan["services"]
+    assert driver_files.PERSISTENCED in {f["path"] for f in plan["files"]}
+    assert decide("arch", gpu(T4), persistenced=False)["services"] == []
+
+
 def test_no_card_no_driver_unless_asked_for() -> None:
     assert decide("debian12", gpu())["action"] == "skip"
     assert decide("debian12", gpu())["items"] == []
     plan = decide("debian12", gpu(), without_gpu="install", branch="535")
     assert plan["action"] == "install" and not failing(plan)
+
+
+def broken(
+    version: str, packages: str, *devices: str, state: str = "gpu_error", **more: Any
+) -> tuple[dict[str, Any], str]:
+    """A driver that somebody installed and whose GPU does not work; its facts and the probe."""
+    facts = {**working(version, *devices, **more), "usable": False, "state": state}
+    return facts, f"{FINE}{DEBIAN_SOURCES}== packages\n{packages}\n"
+
+
+REPO_570 = "ii nvidia-dkms-570-open 570.172.08-0ubuntu1\nii nvidia-utils-570 570.172.08-0ubuntu1"
+SERVER_535 = {
+    "open": "ii nvidia-dkms-535-server-open 535.183.01-0ubuntu0.22.04.1",
+    "proprietary": "ii nvidia-dkms-535-server 535.183.01-0ubuntu0.22.04.1",
+}
+OLD_KERNEL = {
+    "loaded": False, "loaded_version": None, "versions_match": None, "module_version": None, "module_path": None,
+    "flavour": None, "other_kernels": ["5.15.0-121-generic"],
+}  # fmt: skip
+
+
+def test_what_is_broken_beside_the_driver_is_repaired_in_its_branch_method_and_version() -> None:
+    """Only the fabric manager is missing."""
+    facts, probe = broken("570.172.08", REPO_570, H100, state="fabric_manager_not_running", nvswitch={"count": 4})
+    plan = decide("ubuntu22", facts, probe)
+    assert (plan["action"], plan["method"], plan["version"]) == ("install", "nvidia_repo", "570.172.08")
+    assert "nvidia-fabricmanager-570" in names(plan) and not failing(plan), failing(plan)
+    assert "keep_working: false" in plan["reason"] and "fabric_manager_not_running" in plan["reason"]
+    assert decide("ubuntu22", facts, probe, keep_working=False)["branch"] == "580"
+    assert decide("ubuntu22", facts, probe, branch="590")["branch"] == "590"
+
+
+def test_a_module_that_is_missing_for_a_new_kernel_is_built_of_the_same_driver() -> None:
+    """Also in its flavour, which is not the one that its branch would get anew."""
+    for flavour in ("open", "proprietary"):
+        facts, probe = broken("535.183.01", SERVER_535[flavour], state="module_missing_for_kernel")
+        facts["driver"].update(OLD_KERNEL)
+        plan = decide("ubuntu22", facts, probe)
+        assert (plan["branch"], plan["method"], plan["version"]) == ("535", "distribution", "535.183.01")
+        assert plan["flavour"] == flavour and not failing(plan), failing(plan)
+        # What this run leaves on the node makes the next one go on likewise, also while the module is not loaded yet.
+        assert driver_files.FOUND in {f["path"] for f in plan["files"]}
+        own = probe + f"== own\n{driver_files.RECORD}\n"
+        again = decide("ubuntu22", facts, f"{own}{driver_files.FOUND}\n")
+        assert (again["branch"], again["flavour"], again["files"]) == ("535", flavour, plan["files"])
+        # A driver that the role brought goes where the variables say.
+        other = decide("ubuntu22", facts, own)
+        assert other["branch"] == "580"
+        assert {"kind": "absent", "path": driver_files.FOUND} in other["items"]
+
+
+@pytest.mark.parametrize(
+    ("where", "version", "packages", "devices", "more"),
+    [
+        # a branch that does not drive the card, from either side
+        ("ubuntu22", "590.48.01", "ii nvidia-dkms 590.48.01-0ubuntu1", [P100], {}),
+        ("ubuntu22", "550.163.01", "ii nvidia-dkms-550-open 550.163.01-0ubuntu1", [RTX5090], {}),
+        # a branch without the flavour that the card needs
+        ("ubuntu22", "510.108.03", "ii nvidia-dkms-510 510.108.03-0ubuntu1", [RTX5090], {}),
+        # a method that is asked for, or that has not this branch
+        ("ubuntu22", "570.172.08", REPO_570, [T4], {"method": "distribution"}),
+        ("debian12", "525.147.05", "ii nvidia-kernel-dkms 525.147.05-1", [T4], {}),
+        ("debian12", "535.183.01", "ii nvidia-kernel-dkms 535.183.01-1", [H100], {"nvswitch": {"count": 4}}),
+        # a branch that builds against no such kernel
+        ("debian13", "418.226.00", "ii nvidia-driver-cuda 418.226.00-1", [T4], {}),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_repaired_gets_the_default_branch_or_a_refusal(
+    where: str, version: str, packages: str, devices: list[str], more: dict[str, Any]
+) -> None:
+    facts, probe = broken(version, packages, *devices, nvswitch=more.pop("nvswitch", {}))
+    plan = decide(where, facts, probe.replace("bookworm", system(where)["codename"]), **more)
+    assert plan["action"] == "install" and plan["branch"] == "580"
+    assert driver_files.FOUND not in {f["path"] for f in plan["files"]}
+    if plan["remove_installer"]:
+        assert "switch_method" in failing(plan)["one-method"]["remedy"]
+
+
+def test_a_version_that_does_not_build_any_more_is_repaired_by_a_newer_one_of_its_branch() -> None:
+    facts, probe = broken("525.85.05", "ii nvidia-dkms-525 525.85.05-0ubuntu1", flavour="proprietary")
+    facts["driver"].update(OLD_KERNEL)
+    newer = {**system("ubuntu22"), "kernel": "6.5.0-14-generic"}
+    plan = driver.decide(settings(), newer, facts, probe)
+    assert (plan["branch"], plan["version"], plan["method"]) == ("525", "", "nvidia_repo")
+    assert "kernel-limit" not in failing(plan)
+
+
+def test_a_runfiles_driver_is_repaired_by_its_runfile_where_its_hash_is_known() -> None:
+    for version, method in (("580.105.08", "runfile"), ("570.133.07", "distribution")):
+        facts, probe = broken(version, "", state="module_missing_for_kernel")
+        facts["driver"].update(OLD_KERNEL)
+        probe += "== uninstaller\n/usr/bin/nvidia-uninstall\n"
+        plan = decide("ubuntu22", facts, probe)
+        assert plan["method"] == method
+        if method == "runfile":
+            assert plan["version"] == version and not failing(plan), failing(plan)
+        else:
+            assert "nvidia_driver_method: runfile" in failing(plan)["one-method"]["remedy"]
+        given = decide("ubuntu22", facts, probe, runfile_sha256="0" * 64)
+        assert (given["method"], given["version"]) == ("runfile", version)
+
+
+def test_a_card_that_belongs_to_a_virtual_machine_gets_no_driver() -> None:
+    facts = gpu(T4, state="gpu_passed_through", detail="vfio-pci is bound to the card")
+    plan = decide("ubuntu22", facts)
+    assert plan["action"] == "skip" and "vfio-pci is bound to the card" in plan["reason"]
+    assert decide("ubuntu22", facts, without_gpu="install")["action"] == "install"
 
 
 @pytest.mark.parametrize("state", ["gpu_off_bus", "gpu_lost", "gpu_passed_through"])
@@ -420,6 +651,8 @@ SIGNED = {"secure_boot": True, "headers_present": True}
         ("debian12", "stage_mok", True),
         ("debian12", "ignore", True),
         ("rocky9", "signed", True),
+        # Arch's own modules are built already, and signed by nobody.
+        ("arch", "signed", False),
     ],
 )
 def test_secure_boot(where: str, mode: str, ok: bool) -> None:
@@ -427,6 +660,48 @@ def test_secure_boot(where: str, mode: str, ok: bool) -> None:
     assert ("secure-boot" not in failing(plan)) is ok
     if mode == "refuse":
         assert "stage_mok" in failing(plan)["secure-boot"]["remedy"]
+
+
+CANONICAL = "linux-modules-nvidia-580-server-open-5.15.0-122-generic 5.15.0-122.132"
+DKMS = "nvidia-dkms-580-server-open 580.95.05-0ubuntu0.22.04.2"
+
+
+@pytest.mark.parametrize(
+    ("package", "built", "more", "ok"),
+    [
+        # What Canonical signed says nothing of what DKMS would build here.
+        (CANONICAL, False, {}, False),
+        (CANONICAL, False, {"version": "580.126.20"}, False),
+        (CANONICAL, False, {"secure_boot": "signed"}, True),
+        # DKMS built the module that is loaded: the firmware knows its key, and the next build is signed with it, too.
+        (DKMS, True, {}, True),
+        (DKMS, True, {"version": "580.126.20"}, True),
+        # Nothing is built anew, whoever signed what is there.
+        (DKMS, False, {}, True),
+        (DKMS, False, {"version": "580.126.20"}, False),
+        (DKMS, False, {"flavour": "proprietary"}, False),
+    ],
+)
+def test_a_signed_module_vouches_only_for_those_of_the_same_key(
+    package: str, built: bool, more: dict[str, Any], ok: bool
+) -> None:
+    parts = "".join(
+        f"ii {name}-580-server 580.95.05-0ubuntu0.22.04.2\n"
+        for name in ("nvidia-utils", "libnvidia-compute", "libnvidia-cfg1", "nvidia-compute-utils")
+    )
+    source = "ii nvidia-kernel-source-580-server-open 580.95.05-0ubuntu0.22.04.2\n"
+    probe = f"{FINE}== own\n{driver_files.RECORD}\n== packages\nii {package}\n{parts}{source}"
+    facts = working("580.95.05", kernel=SIGNED)
+    facts["driver"]["module_signed"] = True
+    if built:
+        known = {
+            "module": "nvidia",
+            "version": "580.95.05",
+            "kernel": system("ubuntu22")["kernel"],
+            "state": "installed",
+        }
+        facts["dkms"] = [known]
+    assert ("secure-boot" not in failing(decide("ubuntu22", facts, probe, **more))) is ok
 
 
 def test_a_key_is_not_staged_without_a_password() -> None:
@@ -496,6 +771,23 @@ def test_remains_of_a_runfile_are_known_by_the_database_of_its_installer() -> No
         assert "runfile" in failing(decide("arch", found, probe))["one-method"]["detail"]
     packages = probe + "== packages\nii nvidia-open-dkms 590.48.01-3\n"
     assert decide("arch", gpu(T4), packages)["installed"]["method"] == "distribution"
+
+
+@pytest.mark.parametrize(
+    ("package", "flavour"),
+    [
+        ("nvidia-kernel-dkms", "proprietary"), ("nvidia-open-kernel-dkms", "open"), ("nvidia-kernel-open-dkms", "open"),
+        ("nvidia-tesla-470-kernel-dkms", "proprietary"), ("nvidia-dkms-580-server", "proprietary"),
+        ("nvidia-dkms-580-server-open", "open"), ("nvidia-dkms-580-open", "open"), ("nvidia-dkms-open", "open"),
+        ("nvidia-dkms", "proprietary"), ("linux-modules-nvidia-580-server-open-5.15.0-122-generic", "open"),
+        ("linux-modules-nvidia-580-server-5.15.0-122-generic", "proprietary"), ("kmod-nvidia-open-dkms", "open"),
+        ("kmod-nvidia-latest-dkms", "proprietary"), ("kmod-nvidia", "proprietary"), ("nvidia-open", "open"),
+        ("nvidia-580xx-dkms", "proprietary"), ("nvidia-lts-open", "open"), ("nvidia-driver-cuda", ""),
+        ("nvidia-open-kernel-support", ""), ("nvidia-utils-580", ""),
+    ],
+)  # fmt: skip
+def test_the_flavour_is_known_by_the_packages_where_there_is_no_module_to_ask(package: str, flavour: str) -> None:
+    assert driver_repair.packaged_flavour(["libcuda1", package]) == flavour
 
 
 def test_auto_stays_with_the_method_that_is_there() -> None:
@@ -743,11 +1035,56 @@ def test_holds_of_dnf_and_pacman_are_watched_apart_from_the_packages(where: str,
     assert not [i for i in plan["items"] if "hold" in i and "key" not in i]
 
 
-def test_the_other_flavours_module_is_never_as_wanted() -> None:
+OPEN_580 = f"{FINE}== own\n{driver_files.RECORD}\n== packages\nii nvidia-dkms-580-server-open 580.105.08-0ubuntu0.1\n"
+
+
+def flavour_look(plan: dict[str, Any]) -> dict[str, Any]:
+    return next(item for item in plan["items"] if item.get("key") == "module:flavour")
+
+
+def test_the_other_flavours_module_is_not_as_wanted() -> None:
     facts = gpu(T4, driver={**INSTALLED, "flavour": "open"})
     probe = FINE + "== packages\nii nvidia-open-kernel-dkms 535.183.01-1\n"
-    keys = {i.get("key") for i in decide("debian12", facts, probe, branch="535")["items"]}
-    assert "module:flavour" in keys
+    assert (
+        flavour_look(decide("debian12", facts, probe, branch="535", flavour="proprietary"))["argv"][-1] == "proprietary"
+    )
+
+
+@pytest.mark.parametrize(
+    ("licence", "said"), [("Dual MIT/GPL", "open"), ("NVIDIA", "proprietary"), ("", "unknown"), (None, "ok")]
+)
+def test_the_flavour_of_the_file_counts_not_that_of_what_is_loaded(
+    tmp_path: Path, licence: str | None, said: str
+) -> None:
+    """After an exchange the old module stays loaded until a reload or a reboot: the files are as wanted."""
+    plan = decide("ubuntu22", working("580.105.08"), OPEN_580, flavour="proprietary")
+    if licence is not None:
+        (tmp_path / "updates").mkdir()
+        (tmp_path / "updates/nvidia-current.ko.xz").touch()
+        (tmp_path / "updates/nvidia-drm.ko").touch()
+    modinfo = tmp_path / "modinfo"
+    modinfo.write_text(f"#!/bin/sh\necho '{licence}'\n")
+    modinfo.chmod(0o755)
+    for flavour in ("open", "proprietary"):
+        argv = [*flavour_look(plan)["argv"][:-1], flavour, str(tmp_path)]
+        found = subprocess.run(
+            argv, capture_output=True, text=True, check=True, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        )
+        assert found.stdout.strip() == ("ok" if said == flavour else said)
+
+
+def test_a_change_of_flavour_is_a_change_and_wants_a_reload() -> None:
+    """The version stays, so nothing else tells that jobs run on modules that are exchanged."""
+    users = OPEN_580 + "== users\n4711 python3\n"
+    plan = decide("ubuntu22", working("580.105.08"), users, flavour="proprietary")
+    assert plan["version"] == "580.105.08" and plan["reboot_wanted"]
+    assert "python3 (4711)" in failing(plan)["gpu-in-use"]["detail"]
+    assert "with open modules; wanted are proprietary ones" in plan["reason"]
+    same = decide("ubuntu22", working("580.105.08"), users)
+    assert not same["reboot_wanted"] and "gpu-in-use" not in failing(same)
+    # The kernel of a container is another's.
+    inside = decide("ubuntu22", working("580.105.08"), OPEN_580 + "== container\nlxc\n", flavour="proprietary")
+    assert not inside["reboot_wanted"]
 
 
 def test_a_driver_in_pieces_is_not_stayed_with() -> None:
@@ -816,3 +1153,4 @@ def test_own_files_are_the_same_on_both_sides() -> None:
     text = (ROOT / "roles/nvidia_driver/vars/main.yml").read_text()
     assert yaml.safe_load(text)["__nvidia_driver_own_files"] == list(driver_files.OWN)
     assert yaml.safe_load(text)["__nvidia_driver_record"] == driver_files.RECORD
+    assert yaml.safe_load(text)["__nvidia_driver_found"] == driver_files.FOUND

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,21 +197,27 @@ def test_the_script_that_looks_for_modules(tmp_path: Path) -> None:
 
 
 def outcome(
-    action: str = "install", *, container: str = "", reboot: str = "required_fact", **facts: Any
+    action: str = "install",
+    *,
+    container: str = "",
+    reboot: str = "required_fact",
+    plan: Mapping[str, Any] | None = None,
+    drift: Sequence[str] = (),
+    **facts: Any,
 ) -> dict[str, Any]:
-    plan = {
+    decided = {
         **driver.EMPTY,
         "action": action,
         "reason": "why",
         "flavour": "open",
         "version": "580.1",
         "method": "nvidia_repo",
+        **(plan or {}),
     }
     gpus = [{"pci_address": "0000:01:00.0", "pci_device_id": "1eb8"}]
     told = normalise_gpu_facts({"gpus": gpus, "state": "x", "detail": "d", "remedy": "r", "usable": False, **facts})
-    return driver_outcome.outcome(
-        plan, told, {"differs": False, "drift": []}, container=container, reboot=reboot, changed=True, rebooted=False
-    )
+    seen = {"differs": bool(drift), "drift": list(drift)}
+    return driver_outcome.outcome(decided, told, seen, container=container, reboot=reboot, changed=True, rebooted=False)
 
 
 MISMATCH = {"loaded": True, "loaded_version": "1", "library_version": "2", "versions_match": False}
@@ -222,6 +229,26 @@ def test_a_reboot_that_is_wanted_is_a_state_with_a_remedy(reboot: str) -> None:
     assert told["reboot_required"] is True
     (check,) = [c for c in told["result"]["checks"] if not c["ok"]]
     assert check["name"] == "reboot" and "module 1 is loaded, library 2" in check["detail"] and check["remedy"]
+
+
+def test_modules_of_the_other_flavour_want_a_reboot_once_theirs_are_installed() -> None:
+    loaded = {"loaded": True, "loaded_version": "580.1", "versions_match": True, "flavour": "proprietary"}
+    told = outcome(plan={"reboot_wanted": True}, driver=loaded)
+    assert told["reboot_required"] is True
+    (check,) = [c for c in told["result"]["checks"] if not c["ok"]]
+    assert check["name"] == "reboot" and "proprietary modules are loaded, open ones are installed" in check["detail"]
+    # with --check nothing is installed yet that a reboot could bring into force
+    assert not outcome(plan={"reboot_wanted": True}, drift=["package:x"], driver=loaded)["reboot_required"]
+
+
+@pytest.mark.parametrize("reboot", ["never", "required_fact", "auto"])
+def test_a_module_that_outlives_its_removal_is_told_as_what_it_is(reboot: str) -> None:
+    """No reboot was tried, so none has failed, and this node need not be the controller."""
+    told = outcome("remove", reboot=reboot, driver={"loaded": True, "loaded_version": "580.1"})
+    assert told["reboot_required"] is True
+    (check,) = [c for c in told["result"]["checks"] if not c["ok"]]
+    assert "module 580.1 is still loaded" in check["detail"]
+    assert "stays loaded until a reboot" in check["remedy"] and "controller" not in check["remedy"]
 
 
 def test_nouveau_wants_a_reboot() -> None:
