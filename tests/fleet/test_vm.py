@@ -134,6 +134,7 @@ def test_the_rolling_upgrade_exchanges_it_without_a_reboot(vm: machine.Machine) 
 
 def test_removal_gives_nouveau_back(vm: machine.Machine) -> None:
     drive(vm, nvidia_driver_state="absent", nvidia_driver_nouveau_back=True)
+    assert vm.sh("test -d /sys/module/nvidia || echo unloaded") == "unloaded"
     assert not initramfs_has(vm, "gpufleet-nouveau.conf")
     assert vm.sh("modinfo -F version nvidia 2>/dev/null; true") == ""
     before = boot_id(vm)
