@@ -212,23 +212,3 @@ def test_an_unreachable_node_counts_as_failed(fleet: Fleet) -> None:
         fleet.sh("n2", "systemctl start ssh.service || systemctl start sshd.service")
     assert versions(fleet) == ["new", "old", "new", "old"]
     assert "failed: n2" in done.output and "not started: n4" in done.output
-
-
-def test_check_mode_has_the_role_itself_look() -> None:
-    """The role with the depot's packages in the shape of NVIDIA's: what it would do, and what it refuses, before a drain."""
-    wishes = {
-        "nvidia_driver_mirror_profile": "depot", "nvidia_driver_method": "nvidia_repo",
-        # The containers' kernel is the host's: no repository has headers of it.
-        "nvidia_driver_kernel_headers": "", "nvidia_driver_nouveau": "leave",
-    }  # fmt: skip
-    asked = {"gpufleet_hosts": "n1", "gpufleet_drain_command": "touch /var/lib/drained"}
-    with running("upgrade-role", {"n1": "debian12:t4-nodriver"}) as fleet:
-        fleet.role("nvidia_driver", nvidia_driver_version="580.105.08", **wishes)
-        before = fleet.tree("n1")
-        for version, ok in ("580.126.20", True), ("580.1.1", False):
-            done = fleet.play(
-                "playbooks/upgrade_driver.yml", "--check", ok=ok, nvidia_driver_version=version, **asked, **wishes
-            )
-            assert ("would be upgraded: n1" if ok else "failed: n1") in done.output, str(done)
-        assert "n1: failed. " in done.output and "580.126.20" in done.output.rpartition("PLAY [Say")[2], "what there is"
-        assert fleet.tree("n1") == before and fleet.rc("n1", "test -e /var/lib/drained") != 0

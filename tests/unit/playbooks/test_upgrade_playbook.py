@@ -30,7 +30,7 @@ NODES = ["n1", "n2", "n3"]
 NOTE = "echo {} >> $NODE/evidence"
 
 # On a node the file driver-fails lets it fail, driver-stays lets it end without effect, driver-dropped loses one task in the
-# middle, driver-lost loses the node there, and proof-loses once it has told the new version.
+# middle, driver-lost loses the node there, look-loses once it has told its version, proof-loses once that is the new one.
 ROLE = """
 - name: Refuse when the test wants it
   ansible.builtin.command: test ! -e {{ folder }}/driver-fails
@@ -65,7 +65,8 @@ class Nodes:
             (folder / name / "version").write_text(OLD)
         tool = folder / "nvidia-smi"
         tool.write_text(
-            f"#!/bin/sh\ncd $1 && cat version && if [ -e proof-loses ] && grep -q {NEW} version; then touch lost; fi\n"
+            "#!/bin/sh\ncd $1 && cat version || exit\nif [ -e look-loses ]; then touch lost; fi\n"
+            f"if [ -e proof-loses ] && grep -q {NEW} version; then touch lost; fi\n"
         )
         tool.chmod(0o755)
         (folder / "roles" / "stand_in" / "tasks").mkdir(parents=True)
@@ -179,6 +180,13 @@ def test_a_check_that_nobody_heard_of_is_no_proof(nodes: Nodes) -> None:
     assert "not started: n2, n3" in said
 
 
+def test_a_node_that_could_not_be_marked_is_not_drained(nodes: Nodes) -> None:
+    nodes.fault("n1", "look-loses")
+    said = nodes.upgrade(ok=False, gpufleet_drain_host="controller")
+    assert "n1: failed. Mark the node as being upgraded: unreachable:" in said
+    assert nodes.versions() == ["old"] * 3 and not nodes.evidence("n1")
+
+
 def test_a_mark_that_could_not_be_taken_away(nodes: Nodes) -> None:
     said = nodes.upgrade(ok=False, gpufleet_resume_command="touch $NODE/lost")
     assert nodes.marked("n1") and "not started: n2, n3" in said
@@ -232,7 +240,7 @@ def test_a_drained_node_whose_card_is_gone_is_a_failure(nodes: Nodes) -> None:
     assert "failed: n1" in nodes.upgrade(ok=False)
 
 
-def test_check_mode_says_what_stands_in_the_way_of_the_role(nodes: Nodes) -> None:
+def test_check_mode_says_what_the_role_refuses(nodes: Nodes) -> None:
     nodes.fault("n1", "driver-fails")
     said = nodes.upgrade("--check", ok=False)
     assert "failed: n1" in said and "would be upgraded: n2, n3" in said, "all of them, whatever one says"
