@@ -166,7 +166,8 @@ def installed(system: Mapping[str, Any], gpu: Mapping[str, Any], node: Mapping[s
         # A runfile of this role that was killed is taken up again; another driver without packages is a stranger's.
         method = ("runfile" if node["runfile_started"] else "unknown") if node["known"] else ""
     version = driver["library_version"] or driver["module_version"] or ""
-    return {"method": method, "version": version, "flavour": driver["flavour"] or ""}
+    flavour = driver["flavour"] or driver_repair.packaged_flavour(found)
+    return {"method": method, "version": version, "flavour": flavour}
 
 
 def _method_of(found: Mapping[str, str], system: Mapping[str, Any]) -> str:

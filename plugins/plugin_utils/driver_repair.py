@@ -5,11 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.gpufleet.llm.plugins.plugin_utils import driver_table, solver_rules
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.tables import load
+
+
+def packaged_flavour(packages: Iterable[str]) -> str:
+    """The flavour of the modules that packages bring, whoever made them; empty where none of them brings any."""
+    modules = [
+        n for n in packages if re.search(r"dkms|^linux-modules-nvidia|^a?kmod-nvidia|^nvidia(-lts)?(-open)?$", n)
+    ]
+    if not modules:
+        return ""
+    return "open" if any("-open" in name for name in modules) else "proprietary"
 
 
 def complete(gpu: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.gpufleet.llm.plugins.plugin_utils import driver, driver_files, driver_table
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import driver, driver_files, driver_repair, driver_table
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -514,10 +514,13 @@ def broken(
 
 
 REPO_570 = "ii nvidia-dkms-570-open 570.172.08-0ubuntu1\nii nvidia-utils-570 570.172.08-0ubuntu1"
-SERVER_535 = "ii nvidia-dkms-535-server 535.183.01-0ubuntu0.22.04.1"
+SERVER_535 = {
+    "open": "ii nvidia-dkms-535-server-open 535.183.01-0ubuntu0.22.04.1",
+    "proprietary": "ii nvidia-dkms-535-server 535.183.01-0ubuntu0.22.04.1",
+}
 OLD_KERNEL = {
     "loaded": False, "loaded_version": None, "versions_match": None, "module_version": None, "module_path": None,
-    "other_kernels": ["5.15.0-121-generic"],
+    "flavour": None, "other_kernels": ["5.15.0-121-generic"],
 }  # fmt: skip
 
 
@@ -535,7 +538,7 @@ def test_what_is_broken_beside_the_driver_is_repaired_in_its_branch_method_and_v
 def test_a_module_that_is_missing_for_a_new_kernel_is_built_of_the_same_driver() -> None:
     """Also in its flavour, which is not the one that its branch would get anew."""
     for flavour in ("open", "proprietary"):
-        facts, probe = broken("535.183.01", SERVER_535, flavour=flavour, state="module_missing_for_kernel")
+        facts, probe = broken("535.183.01", SERVER_535[flavour], state="module_missing_for_kernel")
         facts["driver"].update(OLD_KERNEL)
         plan = decide("ubuntu22", facts, probe)
         assert (plan["branch"], plan["method"], plan["version"]) == ("535", "distribution", "535.183.01")
@@ -760,6 +763,23 @@ def test_remains_of_a_runfile_are_known_by_the_database_of_its_installer() -> No
         assert "runfile" in failing(decide("arch", found, probe))["one-method"]["detail"]
     packages = probe + "== packages\nii nvidia-open-dkms 590.48.01-3\n"
     assert decide("arch", gpu(T4), packages)["installed"]["method"] == "distribution"
+
+
+@pytest.mark.parametrize(
+    ("package", "flavour"),
+    [
+        ("nvidia-kernel-dkms", "proprietary"), ("nvidia-open-kernel-dkms", "open"), ("nvidia-kernel-open-dkms", "open"),
+        ("nvidia-tesla-470-kernel-dkms", "proprietary"), ("nvidia-dkms-580-server", "proprietary"),
+        ("nvidia-dkms-580-server-open", "open"), ("nvidia-dkms-580-open", "open"), ("nvidia-dkms-open", "open"),
+        ("nvidia-dkms", "proprietary"), ("linux-modules-nvidia-580-server-open-5.15.0-122-generic", "open"),
+        ("linux-modules-nvidia-580-server-5.15.0-122-generic", "proprietary"), ("kmod-nvidia-open-dkms", "open"),
+        ("kmod-nvidia-latest-dkms", "proprietary"), ("kmod-nvidia", "proprietary"), ("nvidia-open", "open"),
+        ("nvidia-580xx-dkms", "proprietary"), ("nvidia-lts-open", "open"), ("nvidia-driver-cuda", ""),
+        ("nvidia-open-kernel-support", ""), ("nvidia-utils-580", ""),
+    ],
+)  # fmt: skip
+def test_the_flavour_is_known_by_the_packages_where_there_is_no_module_to_ask(package: str, flavour: str) -> None:
+    assert driver_repair.packaged_flavour(["libcuda1", package]) == flavour
 
 
 def test_auto_stays_with_the_method_that_is_there() -> None:
