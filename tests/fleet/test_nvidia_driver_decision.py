@@ -70,7 +70,7 @@ def test_arch_the_default_branch_is_nobodys_wish_and_the_daemon_is_enabled(fleet
 
 
 def test_arch_its_own_branch_by_name(fleet: Fleet) -> None:
-    """The packages are held by now, and pacman asks whether it may; that is no package that came."""
+    """The packages are held by now; what came is written down, and nothing else that pacman says."""
     fleet.arch_state(ARCH, "arch")
     drive(fleet, ARCH, version="590.48.01")
     assert fleet.sh(ARCH, MODULE) == "590.48.01"
