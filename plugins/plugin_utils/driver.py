@@ -441,7 +441,7 @@ def _why(plan: Mapping[str, Any], gpu: Mapping[str, Any], wish: Mapping[str, Any
     wanted = wish["version"] or (f"branch {wish['branch']}" if wish["branch"] else "the source's own branch")
     if not there:
         return f"there is no driver; wanted is {wanted}"
-    if wish["stays"]:
+    if wish["stays"] and there.partition(".")[0] != wish["default"]:
         other = f"nvidia_driver_keep_working: false would take branch {wish['default']}"
         return f"driver {there} is there ({gpu['state']}) and stays in its branch; {other}"
     if version != there:

@@ -13,7 +13,7 @@ from typing import Any
 def read_transaction(text: str, kernels: Sequence[str]) -> dict[str, Any]:
     """What C(pacman --print --print-format %n) would bring, and what of it must not come.
 
-    :arg text: its output, in which questions that were answered by an option stand among the names
+    :arg text: its output, a name per line; a line that is no name is passed over
     :arg kernels: names of packages with a kernel; headers and firmware are no kernel
     :returns: C({"ok": bool, "install": [name], "problems": [str]})
     """

@@ -22,7 +22,7 @@ nvidia-open-dkms
 """
 
 
-def test_names_are_read_and_questions_are_none() -> None:
+def test_names_are_read_and_nothing_else() -> None:
     read = read_transaction(TRANSACTION, KERNELS)
     assert read["ok"] and not read["problems"]
     assert read["install"] == TRANSACTION.splitlines()[1:]
