@@ -21,11 +21,6 @@ def driver_pacman_transaction(text: str, kernels: list[str]) -> dict[str, Any]:
     return driver_pacman.read_transaction(text, kernels)
 
 
-def driver_pacman_transaction(text: str, kernels: list[str]) -> dict[str, Any]:
-    """What pacman --print would bring, and what of it must not come."""
-    return driver_pacman.read_transaction(text, kernels)
-
-
 def driver_specs(offered: str, chosen: dict[str, Any], loose: list[str]) -> list[str]:
     """What dnf install is given, of what driver_versions has chosen."""
     return driver_dnf.specs(offered, chosen["version"], chosen["versions"], loose)
