@@ -76,3 +76,18 @@ def test_the_controllers_own_machine_id_is_the_controller_whatever_the_connectio
     if not own.exists() or not own.read_text().strip():
         pytest.skip("this machine has no machine-id")
     assert reboots({"ansible_connection": "ssh"}, own.read_text().strip()) is False
+
+
+@pytest.mark.parametrize(
+    ("manager", "failing", "offered", "refreshes"),
+    [("apt", ["build-tools"], "", True), ("dnf", ["disk"], "", False), ("pacman", [], "", True),
+     ("pacman", ["kernel-headers"], "590.48.01-1", False)],
+)  # fmt: skip
+def test_lists_are_refreshed_before_a_refusal_where_they_may_lack_what_is_asked(
+    manager: str, failing: list[str], offered: str, refreshes: bool
+) -> None:
+    """A fresh Arch machine has none, and without them nobody knows which branch it would get."""
+    condition = yaml.safe_load((ROLE / "tasks/preflight.yml").read_text())[0]["when"]
+    given = {"__nvidia_driver_plan": {"package_manager": manager}, "__nvidia_driver_failing": failing}
+    node = {"offered": offered}
+    assert value(f"{{{{ {condition} }}}}", __nvidia_driver_node=node, **given) is refreshes
