@@ -55,7 +55,7 @@ def reboots(connection: dict[str, str], machine_id: str, reboot: str = "auto") -
     given = {
         "__nvidia_driver_loads": True,
         "nvidia_driver_reboot": reboot,
-        "__nvidia_driver_node": {"machine_id": machine_id},
+        "__nvidia_driver_node": {"machine_id": machine_id, "rebooted": ""},
     }
     return value(f"{{{{ {condition} }}}}", **given, **connection)
 
