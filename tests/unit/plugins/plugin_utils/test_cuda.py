@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 from ansible_collections.gpufleet.llm.plugins.plugin_utils import (
@@ -904,3 +905,21 @@ def test_nothing_is_written_down_of_a_proof_that_succeeded(said):
 def test_no_toolkit_is_said_to_be_right():
     told = cuda.result(plan([]), {}, {}, {"notes": []}, {}, False)
     assert told["ok"] and not told["changed"] and "running models needs none" in told["notes"][0]
+
+
+# --- the page for an incident
+
+ROOT = Path(__file__).resolve().parents[4]
+
+
+def test_each_message_of_the_page_is_one_of_the_code():
+    page = (ROOT / "docs/howto/cuda.md").read_text(encoding="utf-8")
+    table = page.partition("## When it stops")[2].partition("## Is it right?")[0]
+    messages = [found[1] for found in re.finditer(r"(?m)^\| (?:check `toolkit …`: )?`([^`]+)`", table)]
+    sources = [ROOT / "plugins/plugin_utils/cuda.py", *sorted((ROOT / "roles/cuda/tasks").glob("*.yml"))]
+    text = re.sub(r'"\s*\n\s*f?"', "", "\n".join(path.read_text(encoding="utf-8") for path in sources))
+    text = " ".join(text.split())
+    assert len(messages) > 15
+    parts = [part.strip() for message in messages for part in message.split("…")]
+    missing = [part for part in parts if part not in text and not all(word in text for word in part.split("would "))]
+    assert missing == []
