@@ -642,7 +642,8 @@ def _found_method(toolkit: Mapping[str, Any], seen: Mapping[str, Any]) -> str:
     foreign = (seen.get(f"package:{toolkit['release']}") or {}).get("content") or ""
     if look.get("uninstaller") == "yes":
         return "runfile"
-    if any(p.get("state") == "present" for p in packages) or str(foreign).strip():
+    # also one that is only unpacked: what was interrupted is finished, not removed
+    if any(p.get("state") not in (None, "absent") for p in packages) or str(foreign).strip():
         return "distribution" if toolkit["method"] == "distribution" else "repository"
     if look.get("nvcc") or look.get("version"):
         return "other"

@@ -409,6 +409,16 @@ def test_what_another_hand_has_installed_needs_consent(record, consent, removed)
         assert [r["release"] for r in done["remove"]] == ["12.0"] and not done["problems"]
 
 
+@pytest.mark.parametrize("state", ["present", "unpacked", "half-configured", "reinst-required"])
+def test_packages_that_were_interrupted_are_finished_and_do_not_go(state):
+    made = plan(["12.4"])
+    seen = look(made, ["package:cuda-toolkit-12-4"], **{"toolkit:12.4": "version=12.4.1 nvcc=12.4.131 uninstaller=no"})
+    seen["seen"]["package:cuda-toolkit-12-4"] = {"state": state}
+    seen["seen"]["record:12.4"] = {"content": "method=repository\nprefix=/usr/local/cuda-12.4\n"}
+    done = work(made, seen)
+    assert done["remove"] == [] and done["install"]["repository"] and not done["problems"]
+
+
 def test_an_interrupted_runfile_begins_anew():
     made = plan([RUNFILE])
     seen = look(made, [INCOMPLETE], **{"toolkit:12.0": "version=12.0.1 nvcc=12.0.140 uninstaller=no"})
