@@ -174,9 +174,8 @@ def test_another_ones_package_that_cannot_be_configured_is_left_alone(node: Any,
     """A module of a driver that does not build is the business of another role."""
     only_with_apt(node)
     theirs = made(node, "gpufleet-broken", "Section: misc", "exit 1")
-    download = (
-        "cd /tmp && apt-get download cuda-nvcc-12-4 cuda-toolkit-12-4 && dpkg --unpack cuda-*.deb; rm -f cuda-*.deb"
-    )
+    same = "$(dpkg-query -W -f '${Package}=${Version} ' cuda-nvcc-12-4 cuda-toolkit-12-4)"
+    download = f"cd /tmp && apt-get download {same} && dpkg --unpack cuda-*.deb; rm -f cuda-*.deb"
     assert node.run(f"{download}; dpkg --unpack {theirs}").rc == 0
     open_journal(node)
     done = play({})
