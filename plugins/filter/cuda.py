@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.gpufleet.llm.plugins.plugin_utils import cuda, nvidia_repository
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import cuda, cuda_packages, nvidia_repository
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.mirrors import MirrorError
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.observe import plain
 
@@ -41,14 +41,24 @@ def cuda_result(
     return cuda.result(plain(plan), plain(first), plain(last), plain(done), plain(compiled or {}), bool(check_mode))
 
 
-def cuda_package_specs(toolkits: Iterable[Mapping[str, Any]], manager: str) -> list[str]:
+def cuda_package_specs(toolkits: Iterable[Mapping[str, Any]], manager: str, listing: str = "") -> list[str]:
     """What apt-get, dnf or pacman is asked to install."""
-    return cuda.package_specs(plain(toolkits), str(manager))
+    return cuda_packages.specs(plain(toolkits), str(manager), str(listing))
+
+
+def cuda_pins(toolkit: Mapping[str, Any], manager: str, listing: str) -> str:
+    """What is written down of a pinned update's parts."""
+    return cuda_packages.pins_record(plain(toolkit), str(manager), str(listing))
+
+
+def cuda_unproven(said: Mapping[str, Any], toolkit: Mapping[str, Any]) -> str:
+    """What is written down of a proof that failed; nothing for one that succeeded."""
+    return cuda.unproven(plain(toolkit), plain(said))
 
 
 def cuda_transaction(output: str, manager: str, own: Iterable[str] = ()) -> dict[str, list[str]]:
     """What a simulated installation would do."""
-    return cuda.transaction(str(output), str(manager), [str(name) for name in own])
+    return cuda_packages.transaction(str(output), str(manager), [str(name) for name in own])
 
 
 def nvidia_repository_of(system: Mapping[str, Any], **options: Any) -> dict[str, Any]:
@@ -69,9 +79,11 @@ class FilterModule:
         """Name -> function."""
         return {
             "cuda_package_specs": cuda_package_specs,
+            "cuda_pins": cuda_pins,
             "cuda_plan": cuda_plan,
             "cuda_result": cuda_result,
             "cuda_transaction": cuda_transaction,
+            "cuda_unproven": cuda_unproven,
             "cuda_work": cuda_work,
             "nvidia_repository": nvidia_repository_of,
         }

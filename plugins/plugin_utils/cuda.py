@@ -11,12 +11,21 @@ data/nvidia_repository.yml and the solver's tables.
 from __future__ import annotations
 
 import functools
+import json
+import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpufleet.llm.plugins.plugin_utils import mirrors, nvidia_repository, tables, yaml_file
+from ansible_collections.gpufleet.llm.plugins.plugin_utils import (
+    driver_files,
+    mirrors,
+    nvidia_repository,
+    observe,
+    tables,
+    yaml_file,
+)
 
 DATA = Path(__file__).resolve().parent / "data" / "cuda.yml"
 STATE_DIR = "/var/lib/gpufleet/cuda"
@@ -29,10 +38,6 @@ TOOLKIT_KEYS = frozenset(
 CUDNN_KEYS = frozenset(("version", "sha256", "url"))
 # Packages that bring nvcc; with none of them among `packages` nvcc is not looked for.
 BRINGS_NVCC = re.compile(r"^(cuda-(toolkit|nvcc|compiler|minimal-build)-\d|nvidia-cuda-toolkit$|cuda$)")
-# Of a driver's packages those with a kernel module, and the metapackages that bring one.
-KERNEL = re.compile(
-    r"dkms|kernel|kmod|^linux-modules|^nvidia-driver|^nvidia-open(-\d|$)|^cuda-drivers|^cuda(-\d|$)|^nvidia$|-lts"
-)
 RUNFILE_OPTIONS = ("--silent", "--toolkit", "--override", "--no-man-page", "--no-opengl-libs", "--no-drm")
 # A driver in the transaction is what this role must never do; these options would put one there.
 FORBIDDEN_OPTIONS = ("--driver", "--kernel-source-path", "--kernelobjects", "-m", "--kernel-module-build-directory")
@@ -49,17 +54,30 @@ n() { sed -n "s/^#define CUDNN_$1 *\([0-9]*\).*/\1/p" "$h" | head -n 1; }
 v=$(n MAJOR).$(n MINOR).$(n PATCHLEVEL)
 l=$1/lib64/libcudnn.so
 [ -f "$l.${v%%.*}" ] && [ -f "$l.$v" ] && echo "$v" || echo "header $v without its library" """
-LOOK_DEFAULT = 'readlink -f "$1" 2>/dev/null || echo nothing'
+# Real paths: /usr/local may itself be a link
+LOOK_DEFAULT = r"""l=$(readlink -f "$1" 2>/dev/null)
+[ -e "$1" ] && [ "$l" = "$(readlink -f "$2" 2>/dev/null)" ] && echo ok || echo "${l:-nothing}" """
+# Whether the parts of a pinned update are there in the versions that were written down when it was installed.
+LOOK_PINS = r"""[ "$(head -n 1 "$1" 2>/dev/null)" = "$2" ] || { echo "not known which parts $2 has"; exit 0; }
+o=$(sed 1d "$1" | while read -r n v; do h=$(%s "$n" 2>/dev/null); [ "$h" = "$v" ] || echo "$n is $h, wanted $v"; done)
+echo "${o:-ok}" """
 # /etc/environment and what shells read at login; users' own files as far as they can be listed
 LOOK_LD_LIBRARY_PATH = (
     "grep -HnE '^[^#]*LD_LIBRARY_PATH.*cuda' /etc/environment /etc/profile /etc/profile.d/*.sh /etc/bash.bashrc /etc/bashrc"
     " /root/.bashrc /root/.profile /root/.bash_profile /home/*/.bashrc /home/*/.profile /home/*/.bash_profile"
     " 2>/dev/null | head -n 20; true"
 )
+# The driver comes from NVIDIA's repository: by packages that only that has, or by the pin of the role nvidia_driver, which names
+# the packages by their globs for this source and by src: for a distribution's.
 LOOK_MARKS = {
-    "apt": "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' %s 2>/dev/null | grep -q '^.i'",
+    "apt": "{ dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' %s 2>/dev/null | grep -q '^.i'"
+    f" || grep -qs '^Package:.* [*]nvidia[*]' {driver_files.PREFERENCES}; }}",
     "dnf": "test -n \"$(rpm -qa %s 'nvidia-driver*' 'kmod-nvidia*')\"",
 }
+
+
+# The record of the distribution's toolkit: there is one at a time, whatever its release.
+DISTRIBUTION = "distribution"
 
 
 class CudaError(ValueError):
@@ -130,6 +148,11 @@ def normalise(given: Any) -> dict[str, Any]:
             f'cuda_toolkits: a toolkit needs an exact version such as "12.4" or "12.4.1", found {text!r}. '
             "`latest` and metapackages without a version are not offered: they move, and they bring a driver."
         )
+    path = str(entry.get("path") or "")
+    if path and not re.fullmatch(r"/[^/]+/.+", posixpath.normpath(path)):
+        raise CudaError(
+            f"cuda_toolkits: path of {text} must be an absolute path below a folder, for example /opt/cuda-12.0; found {path!r}"
+        )
     state = str(entry.get("state") or "present")
     if state not in ("present", "absent"):
         raise CudaError(f"cuda_toolkits: state of {text} must be present or absent, found {state!r}")
@@ -139,7 +162,7 @@ def normalise(given: Any) -> dict[str, Any]:
         "full": text if text.count(".") == 2 else "",
         "method": str(entry.get("method") or "auto"),
         "state": state,
-        "path": str(entry.get("path") or ""),
+        "path": posixpath.normpath(path) if path else "",
         "packages": [str(p) for p in entry.get("packages") or []],
         "sha256": str(entry.get("sha256") or "").lower(),
         "url": str(entry.get("url") or ""),
@@ -167,6 +190,17 @@ def _cudnn_wish(given: Any, version: str) -> dict[str, str] | None:
 # ------------------------------------------------------------------------------------------------------------- decide
 
 
+def _records(stem: str) -> dict[str, str]:
+    """Where is written down what this role has done about a toolkit; C(stem) is its release, or C(distribution)."""
+    return {kind: f"{STATE_DIR}/{stem}.{end}" for kind, end in _ENDINGS.items()}
+
+
+# What is there (record), what is being installed, the files of its cuDNN, the parts of a pinned update, a proof that failed
+_ENDINGS = {
+    "record": "toolkit", "incomplete": "incomplete", "laid": "cudnn", "parts": "pins", "unproven": "unproven",
+}  # fmt: skip
+
+
 def _place(toolkit: Mapping[str, Any], settings: Mapping[str, Any], system: Mapping[str, Any]) -> tuple[str, str]:
     """Prefix and nvcc of a toolkit."""
     if toolkit["method"] == "distribution":
@@ -185,16 +219,17 @@ def _resolve(
     if wish["method"] not in METHODS:
         _method(wish["method"], release, full, system, wish)
     if absent and wish["method"] == "auto":
-        method = "repository" if _has_repository(system) else "runfile"
+        method = "repository" if _has_repository(system) and not wish["path"] else "runfile"
     else:
         method = _method(wish["method"], release, full, system, wish)
     toolkit: dict[str, Any] = {
         **wish,
         "state": "absent" if absent else "present",
+        # Only an entry that says so names a toolkit whoever installed it; cuda_state: absent is about this role's.
+        "named": wish["state"] == "absent",
         "method": method,
         "key": f"toolkit:{release}",
-        "record": f"{STATE_DIR}/{release}.toolkit",
-        "incomplete": f"{STATE_DIR}/{release}.incomplete",
+        **_records(DISTRIBUTION if method == "distribution" else release),
         "suffix": f"-{release.replace('.', '-')}",
         "runfile": None,
         "package_version": "",
@@ -208,7 +243,7 @@ def _resolve(
         toolkit["packages"] = [f"cuda-toolkit{toolkit['suffix']}"] if method == "repository" else []
         if method == "distribution":
             toolkit["packages"] = list(system["distribution_packages"])
-        toolkit["cudnn"] = None
+        toolkit["cudnn"], toolkit["has_nvcc"] = None, False
         return toolkit
     if method == "repository":
         if not _has_repository(system):
@@ -287,7 +322,7 @@ def _cudnn(toolkit: dict[str, Any], machine: str, profile: Any, overrides: Any) 
         "sha256": wish["sha256"] or str(rows[0]["sha256"]),
         "name": name,
         "key": f"cudnn:{toolkit['release']}",
-        "files": f"{STATE_DIR}/{toolkit['release']}.cudnn",
+        "files": toolkit["laid"],
     }
 
 
@@ -341,43 +376,57 @@ def toolkit_regex(toolkit: Mapping[str, Any]) -> str:
     return rf"^version=\S* nvcc={nvcc} "
 
 
-def _toolkit_items(toolkit: Mapping[str, Any], manager: str) -> list[dict[str, Any]]:
-    record = _root_file(toolkit["record"], f"method={toolkit['method']}\nprefix={toolkit['prefix']}\n")
-    look = {"kind": "command", "key": toolkit["key"], "argv": _shell(LOOK_TOOLKIT, toolkit["prefix"], toolkit["nvcc"])}
-    known = {"kind": "read", "key": f"record:{toolkit['release']}", "path": toolkit["record"]}
-    if toolkit["state"] == "absent":
-        gone = [{"kind": "package", "name": p, "state": "absent"} for p in toolkit["packages"]]
-        paths = [toolkit["record"], toolkit["incomplete"], f"{STATE_DIR}/{toolkit['release']}.cudnn"]
+def _record_text(toolkit: Mapping[str, Any]) -> str:
+    text = f"method={toolkit['method']}\nprefix={toolkit['prefix']}\n"
+    return text + (f"release={toolkit['release']}\n" if toolkit["method"] == "distribution" else "")
+
+
+def _absent_items(toolkit: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Records always; the toolkit itself only when an entry names it: without a record it is not this role's."""
+    paths = [toolkit["record"], toolkit["incomplete"], toolkit["laid"]]
+    items: list[dict[str, Any]] = []
+    if toolkit["named"]:
+        items += [{"kind": "package", "name": p, "state": "absent"} for p in toolkit["packages"]]
         if toolkit["method"] != "distribution":
             paths.insert(0, toolkit["prefix"])
-        return [*gone, *({"kind": "absent", "path": p} for p in paths), known]
+    return [*items, *({"kind": "absent", "path": p} for p in paths)]
+
+
+def _toolkit_items(toolkit: Mapping[str, Any], manager: str, prove: bool) -> list[dict[str, Any]]:
+    known = {"kind": "read", "key": f"record:{toolkit['release']}", "path": toolkit["record"]}
+    if toolkit["state"] == "absent":
+        return [*_absent_items(toolkit), known]
     items: list[dict[str, Any]] = []
     for name in toolkit["packages"]:
         item = {"kind": "package", "name": name, "state": "present"}
         if toolkit["package_version"] and name.startswith("cuda-toolkit-"):
             item["version"] = toolkit["package_version"]
         items.append(item)
+    if toolkit["package_version"] and manager in _VERSION:
+        argv = _shell(LOOK_PINS % _VERSION[manager], toolkit["parts"], toolkit["full"])
+        items.append({"kind": "command", "key": f"pins:{toolkit['release']}", "argv": argv, "stdout": "ok"})
     if toolkit["method"] == "runfile":
         items.append({"kind": "absent", "path": toolkit["incomplete"]})
         items.append({"kind": "directory", "path": toolkit["prefix"], "owner": "root", "group": "root", "mode": "0755"})
-        if manager in ("apt", "dnf"):
+        if manager in _LIST:
             # only looked at: packages of the same release in the same folder
             argv = _shell(_LIST[manager], f"cuda-*{toolkit['suffix']}")
             items.append({"kind": "read", "key": f"package:{toolkit['release']}", "argv": argv})
-    items += [{**look, "regex": toolkit_regex(toolkit)}, {"kind": "file", **record}, known]
+    look = _shell(LOOK_TOOLKIT, toolkit["prefix"], toolkit["nvcc"])
+    items.append({"kind": "command", "key": toolkit["key"], "argv": look, "regex": toolkit_regex(toolkit)})
+    items += [{"kind": "file", **_root_file(toolkit["record"], _record_text(toolkit))}, known]
+    if prove and toolkit["has_nvcc"]:
+        items.append({"kind": "read", "key": f"proof:{toolkit['release']}", "path": toolkit["unproven"]})
     if toolkit["cudnn"]:
-        items.append(
-            {
-                "kind": "command",
-                "key": toolkit["cudnn"]["key"],
-                "argv": _shell(LOOK_CUDNN, toolkit["prefix"]),
-                "stdout": toolkit["cudnn"]["short"],
-            }
-        )
-        items.append({"kind": "file", "path": toolkit["cudnn"]["files"]})
+        cudnn = {"key": toolkit["cudnn"]["key"], "argv": _shell(LOOK_CUDNN, toolkit["prefix"])}
+        items.append({"kind": "command", **cudnn, "stdout": toolkit["cudnn"]["short"]})
+        items.append({"kind": "file", "path": toolkit["laid"]})
+    elif toolkit["method"] != "distribution":
+        items.append({"kind": "absent", "path": toolkit["laid"]})
     return items
 
 
+_VERSION = {"apt": "dpkg-query -W -f '${Version}'", "dnf": "rpm -q --qf '%{VERSION}-%{RELEASE}'"}
 _LIST = {
     "apt": "dpkg-query -W -f '${db:Status-Abbrev}${Package}\\n' \"$1\" 2>/dev/null | sed -n 's/^.i.//p'; true",
     "dnf": 'rpm -qa --qf "%{NAME}\\n" "$1"; true',
@@ -446,10 +495,11 @@ def decide(settings: Mapping[str, Any], system: Mapping[str, Any]) -> dict[str, 
     """The plan of a node, always with all keys.
 
     @param settings: C({state, toolkits, method, default, path, ld_so_conf, exclusive, block_driver_packages, root, tmpdir,
-        cache, repo_base_url, repo_key_url, repo_key_fingerprints, mirror_profile, mirror_overrides}).
+        cache, repo_base_url, repo_key_url, repo_key_fingerprints, mirror_profile, mirror_overrides, verify_compile}).
     @param system: C({distribution, os_family, version, machine, package_manager, distribution_packages,
         distribution_prefix, repository_packages, runfile_packages}).
-    @returns: C({toolkits, default, link, target, repository, pin, files, absent_files, items, packages, nothing}).
+    @returns: C({toolkits, default, link, target, repository, pin, files, absent_files, items, packages, nothing,
+        unused_keys}).
     @raises CudaError, nvidia_repository.RepositoryError, mirrors.MirrorError: the text is for the user.
     """
     profile, overrides = settings["mirror_profile"], settings["mirror_overrides"]
@@ -461,14 +511,7 @@ def decide(settings: Mapping[str, Any], system: Mapping[str, Any]) -> dict[str, 
         _resolve(one, {**settings, "method": settings["method"]}, system, profile, overrides)
         for one in _with(raw, settings)
     ]
-    seen: dict[str, str] = {}
-    for toolkit in toolkits:
-        if toolkit["release"] in seen:
-            raise CudaError(
-                f"cuda_toolkits has {seen[toolkit['release']]} and {toolkit['version']}, which live in the same folder "
-                f"{toolkit['prefix']}: keep one of them"
-            )
-        seen[toolkit["release"]] = toolkit["version"]
+    _refuse_pairs(toolkits)
     present = [t for t in toolkits if t["state"] == "present"]
     away = settings["state"] == "absent"
     default = "" if away else _default(str(settings["default"]), present)
@@ -507,21 +550,24 @@ def decide(settings: Mapping[str, Any], system: Mapping[str, Any]) -> dict[str, 
             items += _unused_repository_items(manager)
         items += [{"kind": "package", "name": p} for p in dict.fromkeys(packages)]
         for toolkit in toolkits:
-            items += _toolkit_items(toolkit, manager)
+            own = _toolkit_items(toolkit, manager, bool_of(settings["verify_compile"]))
+            toolkit["keys"] = [item.get("key") or f"{item['kind']}:{observe.item_name(item)}" for item in own]
+            items += own
         if default:
-            items.append(
-                {"kind": "command", "key": "default:cuda", "argv": _shell(LOOK_DEFAULT, link), "stdout": target}
-            )
+            argv = _shell(LOOK_DEFAULT, link, target)
+            items.append({"kind": "command", "key": "default:cuda", "argv": argv, "stdout": "ok"})
         items += [{"kind": "file", **file} for file in files] + [{"kind": "absent", "path": p} for p in absent]
         if exclusive:
+            # what was begun and never ended has no record yet
+            items.append({"kind": "glob", "pattern": f"{STATE_DIR}/*.incomplete"})
             records = [t["record"] for t in present]
             items.append({"kind": "glob", "pattern": f"{STATE_DIR}/*.toolkit", "paths": records})
         if away:
             items.append({"kind": "absent", "path": STATE_DIR})
         items.append({"kind": "read", "key": "ld_library_path", "argv": _shell(LOOK_LD_LIBRARY_PATH)})
-        for path in dict.fromkeys((settings["tmpdir"], settings["cache"], settings["root"])):
-            if any(t["method"] == "runfile" for t in present):
-                items.append({"kind": "disk", "key": f"disk:{path}", "path": str(path)})
+        folders = [t["prefix"] for t in present if t["method"] == "runfile"]
+        for path in dict.fromkeys((settings["tmpdir"], settings["cache"], *folders) if folders else ()):
+            items.append({"kind": "disk", "key": f"disk:{path}", "path": str(path)})
         if manager in ("apt", "dnf"):
             items.append({"kind": "read", "key": "installed", "path": f"{STATE_DIR}/packages"})
     return {
@@ -536,7 +582,39 @@ def decide(settings: Mapping[str, Any], system: Mapping[str, Any]) -> dict[str, 
         "packages": list(dict.fromkeys(packages)),
         "items": items,
         "nothing": not items,
+        "unused_keys": [] if repository else _unused_keys(settings, system),
     }
+
+
+def _unused_keys(settings: Mapping[str, Any], system: Mapping[str, Any]) -> list[str]:
+    """Fingerprints of the repository's keys, which rpm keeps in its own database."""
+    try:
+        repository = nvidia_repository.repository(
+            *(str(system[key]) for key in ("distribution", "os_family", "version", "machine")),
+            fingerprints=settings["repo_key_fingerprints"],
+        )
+    except nvidia_repository.RepositoryError:
+        return []
+    return list(repository["fingerprints"])
+
+
+def _refuse_pairs(toolkits: Iterable[Mapping[str, Any]]) -> None:
+    """Two entries that are about one and the same toolkit."""
+    seen: dict[str, Mapping[str, Any]] = {}
+    for toolkit in toolkits:
+        other = seen.setdefault(toolkit["release"], toolkit)
+        if other is not toolkit:
+            raise CudaError(
+                f"cuda_toolkits has {other['version']} and {toolkit['version']}, which are one release and live in the same "
+                f"folder {toolkit['prefix']}: keep one of them"
+            )
+        if toolkit["method"] == "distribution":
+            other = seen.setdefault(DISTRIBUTION, toolkit)
+            if other is not toolkit:
+                raise CudaError(
+                    f"cuda_toolkits has {other['version']} and {toolkit['version']} by method distribution, which has one "
+                    "toolkit at a time: keep one of them"
+                )
 
 
 def _with(raw: Iterable[Any], settings: Mapping[str, Any]) -> list[Any]:
@@ -564,7 +642,8 @@ def _found_method(toolkit: Mapping[str, Any], seen: Mapping[str, Any]) -> str:
     foreign = (seen.get(f"package:{toolkit['release']}") or {}).get("content") or ""
     if look.get("uninstaller") == "yes":
         return "runfile"
-    if any(p.get("state") == "present" for p in packages) or str(foreign).strip():
+    # also one that is only unpacked: what was interrupted is finished, not removed
+    if any(p.get("state") not in (None, "absent") for p in packages) or str(foreign).strip():
         return "distribution" if toolkit["method"] == "distribution" else "repository"
     if look.get("nvcc") or look.get("version"):
         return "other"
@@ -576,7 +655,8 @@ def _recorded(toolkit: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, 
 
 
 def _touched(toolkit: Mapping[str, Any], drift: Iterable[str]) -> list[str]:
-    own = {toolkit["key"], f"absent:{toolkit['incomplete']}", *(f"package:{p}" for p in toolkit["packages"])}
+    own = {toolkit["key"], f"absent:{toolkit['incomplete']}", f"pins:{toolkit['release']}"}
+    own |= {f"package:{p}" for p in toolkit["packages"]}
     return [key for key in drift if key in own]
 
 
@@ -590,8 +670,8 @@ def work(
 
     @param plan: of C(decide). @param look: the result of observe. @param gpu: C(gpufleet_gpu) or nothing.
     @param settings: C({switch_method, force, force_unsupported, tmpdir, cache, root}).
-    @returns: C({remove: [{release, prefix, method}], install: {repository, runfile, distribution: [toolkit]}, cudnn,
-        problems: [{name, detail, remedy}], notes, repository, files, default}).
+    @returns: C({remove: [{release, prefix, method, suffix, record, …}], install: {repository, runfile, distribution:
+        [toolkit]}, cudnn, cudnn_remove, problems: [{name, detail, remedy}], notes, recorded_packages}).
     """
     seen, drift = look.get("seen") or {}, list(look.get("drift") or [])
     force = bool_of(settings["force"])
@@ -599,38 +679,38 @@ def work(
     install: dict[str, list[Any]] = {"repository": [], "runfile": [], "distribution": []}
     problems: list[dict[str, str]] = []
     cudnn = []
+    undo = []
     for toolkit in plan["toolkits"]:
         record, found = _recorded(toolkit, seen), _found_method(toolkit, seen)
+        begun = f"absent:{toolkit['incomplete']}" in drift
         if toolkit["state"] == "absent":
-            paths = (toolkit["record"], toolkit["prefix"], toolkit["incomplete"])
-            if any(f"absent:{p}" in drift for p in paths) or _touched(toolkit, drift):
-                remove.append(
-                    _removal(toolkit["release"], record.get("prefix") or toolkit["prefix"], record.get("method") or "")
-                )
+            gone = _removals(toolkit, record, begun, drift)
+            remove += gone
+            undo += [toolkit] if f"absent:{toolkit['laid']}" in drift and not gone else []
             continue
         touched = _touched(toolkit, drift)
+        moved = _elsewhere(toolkit, record)
+        if moved:
+            # by another method or path than before: the old folder is this role's
+            remove.append(_removal(toolkit, record["prefix"], record.get("method") or ""))
         if touched or force:
             other = found not in ("", toolkit["method"])
             # a runfile lays files over files: another update of the release, or a broken one, goes first
-            stale = toolkit["method"] == "runfile" and bool(found or f"absent:{toolkit['incomplete']}" in touched)
-            ours = bool(record) or f"absent:{toolkit['incomplete']}" in touched
+            stale = toolkit["method"] == "runfile" and bool(found or begun)
+            ours = begun or (bool(record) and not moved)
             if (other or stale) and touched:
                 if ours or bool_of(settings["switch_method"]):
-                    remove.append(_removal(toolkit["release"], toolkit["prefix"], found))
+                    remove.append(_removal(toolkit, toolkit["prefix"], found))
                 else:
                     problems.append(_foreign(toolkit, found, look))
             install[toolkit["method"]].append(toolkit)
+        if f"absent:{toolkit['laid']}" in drift:
+            undo.append({**toolkit, "prefix": record.get("prefix") or toolkit["prefix"]})
         if toolkit["cudnn"] and (
-            touched or force or {toolkit["cudnn"]["key"], f"file:{toolkit['cudnn']['files']}"} & set(drift)
+            touched or force or moved or {toolkit["cudnn"]["key"], f"file:{toolkit['cudnn']['files']}"} & set(drift)
         ):
             cudnn.append(toolkit)
-    listed = {t["release"] for t in plan["toolkits"]}
-    for item in look.get("items") or []:
-        if item["kind"] == "glob" and item["differs"]:
-            for path in (item.get("before") or {}).get("paths") or []:
-                release = str(path).rsplit("/", 1)[-1].removesuffix(".toolkit")
-                if release not in listed:
-                    remove.append(_removal(release, f"{settings['root']}/cuda-{release}", ""))
+    remove += _unlisted(plan, look, settings)
     problems += _disk(install["runfile"], seen, settings)
     rules, notes = gpu_rules(
         [t for t in plan["toolkits"] if t["state"] == "present"], gpu, bool_of(settings["force_unsupported"])
@@ -645,14 +725,57 @@ def work(
         "remove": remove,
         "install": install,
         "cudnn": cudnn,
+        "cudnn_remove": undo,
         "problems": problems + rules,
         "notes": notes,
         "recorded_packages": str((seen.get("installed") or {}).get("content") or "").split(),
     }
 
 
-def _removal(release: str, prefix: str, method: str) -> dict[str, str]:
-    return {"release": release, "prefix": prefix, "method": method, "suffix": "-" + release.replace(".", "-")}
+def _elsewhere(toolkit: Mapping[str, Any], record: Mapping[str, str]) -> bool:
+    """Whether this role has put that toolkit into another folder."""
+    prefix = record.get("prefix") or ""
+    return bool(prefix) and posixpath.normpath(prefix) != toolkit["prefix"]
+
+
+def _removals(
+    toolkit: Mapping[str, Any], record: Mapping[str, str], begun: bool, drift: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What goes of a toolkit that shall not be there: what is written down, and what lies where an entry names it."""
+    found = []
+    if record or begun or f"absent:{toolkit['record']}" in drift:
+        found.append(_removal(toolkit, record.get("prefix") or toolkit["prefix"], record.get("method") or ""))
+    there = [f"absent:{toolkit['prefix']}", *(f"package:{p}" for p in toolkit["packages"])]
+    if toolkit["named"] and (not found or _elsewhere(toolkit, record)) and set(there) & set(drift):
+        found.append(_removal(toolkit, toolkit["prefix"], toolkit["method"]))
+    return found
+
+
+def _unlisted(plan: Mapping[str, Any], look: Mapping[str, Any], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Toolkits of this role that no entry is about. Where they lie stands in their records."""
+    listed = {t["record"].rpartition(".")[0] for t in plan["toolkits"]}
+    stems: dict[str, None] = {}
+    for item in look.get("items") or []:
+        if item["kind"] == "glob" and item["differs"]:
+            for path in (item.get("before") or {}).get("paths") or []:
+                stem = str(path).rpartition(".")[0]
+                if stem not in listed:
+                    stems[stem.rpartition("/")[2]] = None
+    found = []
+    for stem in stems:
+        one = {"release": stem, "suffix": "-" + stem.replace(".", "-"), **_records(stem)}
+        distribution = stem == DISTRIBUTION
+        found.append(
+            _removal(one, "" if distribution else f"{settings['root']}/cuda-{stem}", stem if distribution else "")
+        )
+    return found
+
+
+def _removal(toolkit: Mapping[str, Any], prefix: str, method: str) -> dict[str, Any]:
+    return {
+        "release": toolkit["release"], "prefix": prefix, "method": method, "suffix": toolkit["suffix"],
+        **{kind: toolkit[kind] for kind in _ENDINGS},
+    }  # fmt: skip
 
 
 def _foreign(toolkit: Mapping[str, Any], found: str, look: Mapping[str, Any]) -> dict[str, str]:
@@ -677,7 +800,7 @@ def _disk(
     needs = [
         (str(settings["tmpdir"]), 2 * largest, "to unpack the installer"),
         (str(settings["cache"]), sum(int(t["runfile"]["size_bytes"]) for t in runfiles), "for the installers"),
-        (str(settings["root"]), sum(int(t["runfile"]["installed_bytes"]) for t in runfiles), "for the toolkits"),
+        *((str(t["prefix"]), int(t["runfile"]["installed_bytes"]), "for the toolkit") for t in runfiles),
     ]
     # Folders whose file systems have the same size and the same room are on one file system.
     groups: dict[tuple[int, int], list[tuple[str, int, str]]] = {}
@@ -758,58 +881,6 @@ def gpu_rules(
     return problems, notes
 
 
-# -------------------------------------------------------------------------------------------------------- transaction
-
-
-def package_specs(toolkits: Iterable[Mapping[str, Any]], manager: str) -> list[str]:
-    """What apt-get, dnf or pacman is asked to install: a pinned update is written into the metapackage's name."""
-    specs = []
-    for toolkit in toolkits:
-        for name in toolkit["packages"]:
-            pinned = bool(toolkit["package_version"]) and name.startswith("cuda-toolkit-")
-            if pinned and manager == "apt":
-                specs.append(f"{name}={toolkit['package_version']}")
-            elif pinned and manager == "dnf":
-                specs.append(f"{name}-{toolkit['full']}")
-            else:
-                specs.append(name)
-    return specs
-
-
-def transaction(output: str, manager: str, own: Iterable[str] = ()) -> dict[str, list[str]]:
-    """What a simulated installation would do.
-
-    @param output: of C(apt-get --simulate install), C(dnf --assumeno install) or C(pacman --sync --print).
-    @param own: names that are a toolkit here, whatever they look like.
-    @returns: C({install, remove, driver, kernel}): names; C(driver) are those to be installed that belong to a driver,
-        C(kernel) those of them that bring a kernel module or a whole driver.
-    """
-    install, remove = [], []
-    if manager == "apt":
-        install = re.findall(r"(?m)^Inst (\S+)", output)
-        remove = re.findall(r"(?m)^(?:Remv|Purg) (\S+)", output)
-    elif manager == "dnf":
-        section = ""
-        for line in output.splitlines():
-            heading = re.match(
-                r"^(Installing|Upgrading|Downgrading|Reinstalling|Removing|Enabling|Skipping)[^:]*:", line
-            )
-            if heading:
-                section = heading[1]
-            elif not line.strip() or line.startswith(("=", "Transaction")):
-                section = "" if line.startswith("Transaction") else section
-            elif line.startswith(" ") and section:
-                name = line.split()[0]
-                if section in ("Installing", "Upgrading", "Downgrading", "Reinstalling"):
-                    install.append(name)
-                elif section == "Removing":
-                    remove.append(name)
-    else:
-        install = [line.split()[0] for line in output.splitlines() if line.strip()]
-    driver = nvidia_repository.driver_packages(install, own)
-    return {"install": install, "remove": remove, "driver": driver, "kernel": [n for n in driver if KERNEL.search(n)]}
-
-
 # ------------------------------------------------------------------------------------------------------------- result
 
 
@@ -845,6 +916,26 @@ def _compiled(toolkit: Mapping[str, Any], said: Mapping[str, Any] | None) -> tup
     )
 
 
+def unproven(toolkit: Mapping[str, Any], said: Mapping[str, Any]) -> str:
+    """What is written down of a proof that failed, so that the next run tries again; nothing for one that succeeded."""
+    if _compiled(toolkit, said)[0]:
+        return ""
+    kept = {"rc": int(said.get("rc") or 0), **{key: str(said.get(key) or "")[-2000:] for key in ("stdout", "stderr")}}
+    return json.dumps(kept) + "\n"
+
+
+def _unproven(toolkit: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What was written down of it."""
+    text = str((seen.get(f"proof:{toolkit['release']}") or {}).get("content") or "").strip()
+    if not text:
+        return None
+    try:
+        kept = json.loads(text)
+    except ValueError:
+        kept = None
+    return kept if isinstance(kept, dict) else {"rc": 1, "stderr": f"{toolkit['unproven']} cannot be read"}
+
+
 def result(
     plan: Mapping[str, Any],
     first: Mapping[str, Any],
@@ -864,14 +955,16 @@ def result(
     notes = list(done.get("notes") or [])
     rest = set(drift)
     for toolkit in plan["toolkits"]:
-        own = {*_touched(toolkit, drift), *(k for k in drift if toolkit["release"] in k or toolkit["prefix"] in k)}
+        own = drift & set(toolkit["keys"])
         rest -= own
         look = parse_look(str((seen.get(toolkit["key"]) or {}).get("stdout") or ""))
         if toolkit["state"] == "absent":
-            detail, ok, remedy = (f"differs: {', '.join(sorted(own))}" if own else "absent"), not own, ""
+            nothing = "absent" if toolkit["named"] else "nothing of this role's is there"
+            detail, ok, remedy = (f"differs: {', '.join(sorted(own))}" if own else nothing), not own, ""
         else:
             version = look.get("version") or toolkit["full"] or toolkit["release"]
-            proof, words, remedy = _compiled(toolkit, compiled.get(toolkit["release"]))
+            said = compiled.get(toolkit["release"]) or _unproven(toolkit, seen)
+            proof, words, remedy = _compiled(toolkit, said)
             ok = not own and proof
             detail = (
                 f"differs: {', '.join(sorted(own))}"

@@ -98,6 +98,12 @@ def test_a_release_that_the_distribution_has_not_is_refused(fleet: Fleet) -> Non
 
 def test_up_when_the_distribution_has_it(fleet: Fleet) -> None:
     fleet.arch_state(NODE, "arch")
+    step(fleet, toolkits=[NEW, RUNFILE])
+    assert fleet.sh(NODE, "cd /var/lib/gpufleet/cuda && ls *.toolkit").split() == [
+        "12.0.toolkit",
+        "distribution.toolkit",
+    ]
+    # the old release was one and the same package
     step(fleet, toolkits=[NEW, RUNFILE], exclusive=True)
     assert release(fleet, "/opt/cuda") == "13.0" and release(fleet, "/usr/local/cuda-12.0") == "12.0"
 
@@ -109,6 +115,8 @@ def test_an_old_one_that_the_distribution_has_no_more_is_refused(fleet: Fleet) -
 
 
 def test_only_the_one_that_is_named_goes(fleet: Fleet) -> None:
+    # as if somebody else had installed it
+    fleet.sh(NODE, "rm -f /var/lib/gpufleet/cuda/*[!0].toolkit")
     step(fleet, toolkits=[{**NEW, "state": "absent"}, RUNFILE])
     assert "cuda" not in packages(fleet) and release(fleet, "/usr/local/cuda-12.0") == "12.0"
 
@@ -118,5 +126,9 @@ def test_it_goes_without_a_trace_and_leaves_the_driver(fleet: Fleet, bare: set[s
     step(fleet, toolkits=[NEW, RUNFILE], state="absent")
     assert fleet.sh(NODE, "ls -d /opt/cuda /usr/local/cuda* /var/lib/gpufleet/cuda 2>/dev/null; true") == ""
     assert {"nvidia-open-dkms", "nvidia-utils"} <= packages(fleet)
+    fleet.sh(NODE, "pacman -S --noconfirm cuda")
+    drive(fleet, toolkits=[NEW, RUNFILE], state="absent")
+    assert release(fleet, "/opt/cuda") == "13.0", "another one's toolkit has gone"
+    fleet.sh(NODE, "pacman -Rs --noconfirm cuda")
     fleet.role("nvidia_driver", **DRIVER, nvidia_driver_state="absent")
     assert packages(fleet) == bare

@@ -79,6 +79,30 @@ def packages(node: Any) -> set[str]:
     return set(node.run("rpm -qa --qf '%{NAME}\\n'").stdout.split())
 
 
+def version(node: Any, name: str) -> str:
+    """The installed version of a package, without its revision."""
+    apt = distribution(node) in ("debian", "ubuntu")
+    query = "dpkg-query -W -f '${Version}'" if apt else "rpm -q --qf '%{VERSION}'"
+    return str(node.run(f"{query} {name}").stdout.partition("-")[0])
+
+
+def runtime(node: Any) -> str:
+    """What the package with the runtime's headers is called."""
+    return "cuda-cudart-dev-12-4" if distribution(node) in ("debian", "ubuntu") else "cuda-cudart-devel-12-4"
+
+
+def made(node: Any, name: str, fields: str, script: str = "exit 0") -> str:
+    """The path of a package of somebody else, in Debian's format."""
+    done = node.run(
+        "sh -c %s",
+        f"set -e; d=/root/{name}; rm -rf $d; mkdir -p $d/DEBIAN; cd $d/DEBIAN; printf 'Package: {name}\\nVersion: 1\\n"
+        f"Architecture: all\\nMaintainer: fixture <fixture@gpufleet.test>\\nDescription: fixture\\n{fields}\\n' > control;"
+        f" printf '#!/bin/sh\\n{script}\\n' > postinst; chmod 755 postinst; dpkg-deb --build $d $d.deb; rm -r $d",
+    )
+    assert done.rc == 0, done
+    return f"/root/{name}.deb"
+
+
 def nvcc(node: Any, release: str) -> bool:
     return node.run(f"/usr/local/cuda-{release}/bin/nvcc --version").stdout.count(f"release {release},") == 1
 
@@ -146,6 +170,76 @@ def test_an_interrupted_dpkg_is_healed(node: Any, node_name: str, play: Any) -> 
     assert node.run("dpkg --audit").stdout == "" and nvcc(node, "12.4")
 
 
+def test_another_ones_package_that_cannot_be_configured_is_left_alone(node: Any, node_name: str, play: Any) -> None:
+    """A module of a driver that does not build is the business of another role."""
+    only_with_apt(node)
+    theirs = made(node, "gpufleet-broken", "Section: misc", "exit 1")
+    same = "$(dpkg-query -W -f '${Package}=${Version} ' cuda-nvcc-12-4 cuda-toolkit-12-4)"
+    download = f"cd /tmp && apt-get download {same} && dpkg --unpack cuda-*.deb; rm -f cuda-*.deb"
+    assert node.run(f"{download}; dpkg --unpack {theirs}").rc == 0
+    open_journal(node)
+    done = play({})
+    audit = node.run("dpkg --audit").stdout
+    assert node.run("dpkg --purge gpufleet-broken").rc == 0
+    assert done.rc == 0, done
+    assert "gpufleet-broken" in audit and "cuda" not in audit
+    step(play, node_name)
+    assert node.run("dpkg --audit").stdout == "" and nvcc(node, "12.4")
+
+
+def open_journal(node: Any) -> None:
+    """As a dpkg that was killed leaves it."""
+    node.run("dpkg --status cuda-nvcc-12-4 > /var/lib/dpkg/updates/0001")
+    assert "dpkg was interrupted" in node.run("apt-get check").stderr
+
+
+def test_a_removal_takes_up_what_a_killed_dpkg_has_left(node: Any, node_name: str, play: Any) -> None:
+    only_with_apt(node)
+    open_journal(node)
+    step(play, node_name, cuda_state="absent")
+    assert [name for name in packages(node) if "cuda" in name] == []
+    step(play, node_name)
+
+
+GXX = {
+    "refused": "echo 'a.h(138): error: -- unsupported GNU version! gcc versions later than 12' >&2; exit 1",
+    "works": """while [ $# -gt 0 ]; do case "$1" in -o) o=$2 ;; *cuda-12.0*) v=12000 ;; esac; shift; done
+printf '#!/bin/sh\\necho %s\\n' "${v:-12040}" > "$o"; chmod +x "$o" """,
+}
+
+
+def compiler(node: Any, how: str) -> None:
+    """A host compiler that refuses, or one whose programs say their runtime's version."""
+    assert (
+        node.run("sh -c %s", f"cat > /usr/bin/g++ <<'END'\n#!/bin/sh\n{GXX[how]}\nEND\nchmod +x /usr/bin/g++").rc == 0
+    )
+
+
+def test_a_proof_that_failed_is_taken_up_again(node: Any, node_name: str, play: Any) -> None:
+    if node.exists("g++"):
+        pytest.skip("a node with a compiler of its own")
+    compiler(node, "refused")
+    node.run("rm -f /usr/local/cuda-12.0/bin/nvcc")
+    try:
+        for changed in (True, False):
+            done = play({}, "-v")
+            assert done.rc == 0 and (done.changed[node_name] > 0) is changed, done
+            assert "nvcc refuses the host compiler" in " ".join(done.output.split()), done
+        compiler(node, "works")
+        done = play({}, "-v")
+        assert "a compiled program runs with runtime 12000" in " ".join(done.output.split()), done
+    finally:
+        node.run("rm -f /usr/bin/g++")
+    step(play, node_name)
+    assert node.run("ls /var/lib/gpufleet/cuda/*.unproven").stdout == ""
+
+
+def test_a_proof_when_nothing_differs_is_made_when_asked(node: Any, node_name: str, play: Any) -> None:
+    assert "Compile and run" not in play({}).output
+    asked = play({"cuda_verify_always": True})
+    assert "Compile and run" in asked.output and asked.changed == {node_name: 0}, asked
+
+
 def test_a_wrong_key_is_not_trusted(node: Any, node_name: str, play: Any) -> None:
     only_with_packages(node)
     paths = "/usr/share/keyrings/gpufleet-nvidia.asc /etc/pki/rpm-gpg/RPM-GPG-KEY-gpufleet-nvidia"
@@ -172,11 +266,41 @@ def test_the_default_follows_the_variable(node: Any, node_name: str, play: Any) 
     step(play, node_name, cuda_default="12.0", cuda_ld_so_conf=True)
     assert node.run("readlink -f /usr/local/cuda").stdout.strip() == "/usr/local/cuda-12.0"
     assert "/usr/local/cuda/lib64" in node.file("/etc/ld.so.conf.d/gpufleet-cuda.conf").content_string
+    cache = node.run("stat -c '%i %z' /etc/ld.so.cache").stdout
+    step(play, node_name, cuda_default="12.0", cuda_ld_so_conf=True)
+    assert node.run("stat -c '%i %z' /etc/ld.so.cache").stdout == cache
+    if distribution(node) != "arch":
+        # the loader knows the libraries of the toolkit that the link led to when ldconfig ran last
+        step(play, node_name, cuda_default="12.4", cuda_ld_so_conf=True)
+        assert node.run("stat -c '%i %z' /etc/ld.so.cache").stdout != cache
     step(play, node_name)
     assert not node.file("/etc/ld.so.conf.d/gpufleet-cuda.conf").exists
     if distribution(node) != "arch":
         # NVIDIA's packages offer theirs by alternatives, whose owner is the node's administrator: that stays so.
         assert alternative(node) == "/usr/local/cuda-12.4"
+
+
+def test_the_link_and_the_path_are_left_alone_when_asked(node: Any, node_name: str, play: Any) -> None:
+    profile = "/etc/profile.d/gpufleet-cuda.sh"
+    node.run("ln -sfn /nonexistent /usr/local/cuda")
+    step(play, node_name, cuda_default="none")
+    assert node.run("readlink /usr/local/cuda").stdout.strip() == "/nonexistent" and not node.file(profile).exists
+    step(play, node_name, cuda_path=False)
+    assert (
+        nvcc(node, "12.0") and node.run("/usr/local/cuda/bin/nvcc --version").rc == 0 and not node.file(profile).exists
+    )
+    step(play, node_name)
+    assert node.file(profile).exists
+
+
+def test_a_toolkit_lies_where_it_is_asked_for_and_moves(node: Any, node_name: str, play: Any) -> None:
+    """Also with a path that is written with a slash at its end."""
+    rest = wanted(node)[1:]
+    step(play, node_name, cuda_toolkits=[{**RUNFILE, "path": "/opt/toolkits/cuda-12.0/"}, *rest], cuda_default="12.0")
+    assert "release 12.0," in node.run("/usr/local/cuda/bin/nvcc --version").stdout
+    assert node.file("/opt/toolkits/cuda-12.0/bin/nvcc").exists and not node.file("/usr/local/cuda-12.0").exists
+    step(play, node_name)
+    assert nvcc(node, "12.0") and not node.file("/opt/toolkits/cuda-12.0").exists
 
 
 def alternative(node: Any) -> str:
@@ -187,13 +311,50 @@ def alternative(node: Any) -> str:
 
 def test_an_update_is_pinned(node: Any, node_name: str, play: Any) -> None:
     only_with_packages(node)
+    for update, part in (("12.4.0", "12.4.99"), ("12.4.1", "12.4.131"), ("12.4.0", "12.4.99")):
+        step(play, node_name, cuda_toolkits=[RUNFILE, update])
+        assert version(node, "cuda-toolkit-12-4") == update
+        assert {version(node, name) for name in ("cuda-nvcc-12-4", runtime(node))} == {part}
+        assert f"V{part}" in node.run("/usr/local/cuda-12.4/bin/nvcc --version").stdout
+    # as an upgrade of the system takes a part along
+    apt = distribution(node) in ("debian", "ubuntu")
+    assert node.run(f"{'apt-get install' if apt else 'dnf upgrade'} -y cuda-nvcc-12-4").rc == 0
+    assert version(node, "cuda-nvcc-12-4") == "12.4.131"
     step(play, node_name, cuda_toolkits=[RUNFILE, "12.4.0"])
-    query = (
-        "dpkg-query -W -f '${Version}'" if distribution(node) in ("debian", "ubuntu") else "rpm -q --qf '%{VERSION}'"
-    )
-    assert node.run(f"{query} cuda-toolkit-12-4").stdout.startswith("12.4.0")
+    assert version(node, "cuda-nvcc-12-4") == "12.4.99"
+    chosen = {"version": "12.4.1", "packages": ["cuda-nvcc-12-4", runtime(node)]}
+    step(play, node_name, cuda_toolkits=[RUNFILE, chosen])
+    assert {version(node, name) for name in chosen["packages"]} == {"12.4.131"}
+    step(play, node_name, cuda_toolkits=[RUNFILE, "12.4.0"])
+
+
+def test_force_heals_what_no_look_sees(node: Any, node_name: str, play: Any) -> None:
+    """In the version that is there: "12.4" is content with it, although 12.4.1 could be had."""
+    only_with_packages(node)
+    library = "/usr/local/cuda-12.4/lib64/libcudart.so.12.4.99"
+    step(play, node_name)
+    assert node.run(f"rm {library}").rc == 0
+    assert play({}).changed == {node_name: 0} and not node.file(library).exists
+    done = play({"cuda_force": True})
+    assert done.rc == 0 and node.file(library).exists, done
+    assert version(node, runtime(node)) == "12.4.99"
     step(play, node_name, cuda_toolkits=[RUNFILE, "12.4.1"])
-    assert node.run(f"{query} cuda-toolkit-12-4").stdout.startswith("12.4.1")
+
+
+def test_a_toolkit_may_be_without_its_compiler(node: Any, node_name: str, play: Any) -> None:
+    only_with_packages(node)
+    gone = {"version": "12.4", "state": "absent"}
+    step(play, node_name, cuda_toolkits=[RUNFILE, gone])
+    step(play, node_name, cuda_toolkits=[RUNFILE, {"version": "12.4", "packages": [runtime(node)]}])
+    assert node.file("/usr/local/cuda-12.4/include/cuda_runtime.h").exists and "cuda-nvcc-12-4" not in packages(node)
+    step(play, node_name, cuda_toolkits=[RUNFILE, gone])
+    assert not node.file("/usr/local/cuda-12.4").exists
+    if distribution(node) in ("debian", "ubuntu"):
+        assert node.run(f"dpkg --install {made(node, 'gpufleet-conflicts', 'Conflicts: cuda-nvcc-12-4')}").rc == 0
+        said = refused(play, node_name)
+        assert "would remove gpufleet-conflicts" in said and "gpufleet-conflicts" in packages(node)
+        assert node.run("dpkg --purge gpufleet-conflicts").rc == 0
+    step(play, node_name)
 
 
 def archive(node: Any, version: str) -> dict[str, str]:
@@ -233,6 +394,9 @@ def test_cudnn_goes_into_one_toolkit(node: Any, node_name: str, play: Any) -> No
         assert node.run("ls /usr/local/cuda-12.0/lib64/libcudnn.so.?.*").stdout.split() == [
             "/usr/local/cuda-12.0/lib64/libcudnn.so.8.9.7"
         ]
+    step(play, node_name)
+    assert node.run("ls /usr/local/cuda-12.?/lib64/libcudnn* /usr/local/cuda-12.?/include/cudnn*").stdout == ""
+    assert nvcc(node, "12.0")
 
 
 def test_another_ones_toolkit_is_not_touched_without_consent(node: Any, node_name: str, play: Any) -> None:
@@ -292,9 +456,38 @@ def test_what_is_merely_suggested_goes_too(node: Any, node_name: str, play: Any)
     assert node.run("dpkg --purge gpufleet-suggests").rc == 0
 
 
+def test_the_source_stays_while_the_driver_comes_from_it(node: Any, node_name: str, play: Any) -> None:
+    only_with_packages(node)
+    apt = distribution(node) in ("debian", "ubuntu")
+    source = "/etc/apt/sources.list.d/gpufleet-nvidia.sources" if apt else "/etc/yum.repos.d/gpufleet-nvidia.repo"
+    step(play, node_name)
+    assert node.run("apt-get install -y nvidia-driver-pinning-580" if apt else DRIVER_OF_A_STREAM).rc == 0
+    step(play, node_name, cuda_state="absent")
+    assert node.file(source).exists and (apt or trusted(node))
+    gone = "apt-get purge -y nvidia-driver-pinning-580" if apt else "dnf remove -y nvidia-driver-libs"
+    assert node.run(gone).rc == 0
+    step(play, node_name, cuda_state="absent")
+    assert not node.file(source).exists
+
+
+# A part of a driver, past dnf: no module stream of it is enabled
+DRIVER_OF_A_STREAM = (
+    "set -e; u=$(dnf -q repoquery --disable-modular-filtering --location nvidia-driver-libs | tail -n 1);"
+    " curl -sS -o /root/part.rpm $u; rpm --install --nodeps /root/part.rpm; rm /root/part.rpm"
+)
+
+
+def trusted(node: Any) -> bool:
+    """Whether rpm still trusts the repository's key."""
+    return "NVIDIA-shaped" in node.run("rpm -qa --qf '%{SUMMARY}\\n' 'gpg-pubkey*'").stdout
+
+
 def test_it_goes_without_a_trace(node: Any, node_name: str, play: Any) -> None:
     step(play, node_name)
+    rpm = distribution(node) not in ("debian", "ubuntu", "arch")
+    assert not rpm or trusted(node)
     step(play, node_name, cuda_state="absent")
+    assert not rpm or not trusted(node)
     assert [path for path in OURS if node.run(f"test -e {path} -o -L {path}").rc == 0] == []
     assert [name for name in packages(node) if "cuda" in name] == []
 
@@ -303,4 +496,15 @@ def test_it_goes_without_a_trace_also_when_the_list_is_empty(node: Any, node_nam
     step(play, node_name)
     step(play, node_name, cuda_state="absent", cuda_toolkits=[])
     assert [path for path in OURS if node.run(f"test -e {path} -o -L {path}").rc == 0] == []
+    step(play, node_name)
+
+
+def test_another_ones_toolkit_stays_when_all_goes(node: Any, node_name: str, play: Any) -> None:
+    step(play, node_name, cuda_state="absent")
+    theirs = "/usr/local/cuda-12.0/theirs"
+    assert node.run(f"mkdir -p /usr/local/cuda-12.0 && echo keep > {theirs}").rc == 0
+    again = play({"cuda_state": "absent"})
+    assert again.rc == 0 and again.changed == {node_name: 0} and node.file(theirs).exists, again
+    step(play, node_name, cuda_toolkits=[{"version": "12.0", "state": "absent"}])
+    assert not node.file("/usr/local/cuda-12.0").exists
     step(play, node_name)

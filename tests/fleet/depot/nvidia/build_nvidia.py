@@ -254,14 +254,13 @@ def cuda_debs(apt: Apt, releases: tuple[str, ...]) -> None:
         tree = dict(content.toolkit(release))
         prefix = f"usr/local/cuda-{major}.{minor}"
         nvcc = {path: file for path, file in tree.items() if path.startswith(f"{prefix}/bin/")}
-        apt.add(f"cuda-nvcc-{dash}", f"{content.TOOLKITS[release][0]}-1", nvcc, Depends=f"cuda-cudart-dev-{dash}")
+        # As with NVIDIA, each part has a version of its own, and the metapackages know them only as lower bounds.
+        part = content.TOOLKITS[release][0]
+        apt.add(f"cuda-nvcc-{dash}", f"{part}-1", nvcc, Depends=f"cuda-cudart-dev-{dash}")
         rest = {path: file for path, file in tree.items() if path not in nvcc}
-        apt.add(
-            f"cuda-cudart-dev-{dash}",
-            f"{content.TOOLKITS[release][0]}-1",
-            rest,
-            Depends=f"cuda-toolkit-{dash}-config-common",
-        )
+        apt.add(f"cuda-cudart-dev-{dash}", f"{part}-1", rest, Depends=f"cuda-toolkit-{dash}-config-common")
+        apt.add(f"cuda-compiler-{dash}", v, {}, Depends=f"cuda-nvcc-{dash} (>= {part})")
+        apt.add(f"cuda-libraries-dev-{dash}", v, {}, Depends=f"cuda-cudart-dev-{dash} (>= {part})")
         priority = f"{major}{minor}"
         apt.add(
             f"cuda-toolkit-{dash}-config-common", v, {f"etc/ld.so.conf.d/988_cuda-{major}.conf": File(f"/usr/local/cuda-{major}/targets/x86_64-linux/lib\n")} if major == "13" else {},
@@ -270,7 +269,12 @@ def cuda_debs(apt: Apt, releases: tuple[str, ...]) -> None:
             f"update-alternatives --install /usr/local/cuda-{major} cuda-{major} /usr/local/cuda-{major}.{minor} {priority}\n",
             prerm=f"if [ \"$1\" = remove ]; then update-alternatives --remove cuda /usr/local/cuda-{major}.{minor}; update-alternatives --remove cuda-{major} /usr/local/cuda-{major}.{minor}; fi\n",
         )  # fmt: skip
-        apt.add(f"cuda-toolkit-{dash}", v, {}, Depends=f"cuda-nvcc-{dash}, cuda-cudart-dev-{dash}")
+        apt.add(
+            f"cuda-toolkit-{dash}",
+            v,
+            {},
+            Depends=f"cuda-compiler-{dash} (>= {release}), cuda-libraries-dev-{dash} (>= {release})",
+        )
         apt.add(f"cuda-runtime-{dash}", v, {}, Depends="cuda-drivers")
         apt.add(f"cuda-{dash}", v, {}, arch="all", Depends=f"cuda-runtime-{dash}, cuda-toolkit-{dash}")
         apt.add("cuda", v, {}, Depends=f"cuda-{dash} (>= {release})")

@@ -194,13 +194,17 @@ def cuda(target: Path, work: Path) -> list[Path]:
             f"{tool} --install /usr/local/cuda-{major} cuda-{major} /{prefix} {major}{minor}"
         )
         remove = f"{tool} --remove cuda /{prefix}\n{tool} --remove cuda-{major} /{prefix}\n:"
-        made += build_rpms(target, work, content.TOOLKITS[release][0], "1", 0, [
+        # As with NVIDIA, each part has a version of its own, and the metapackages know them only as lower bounds.
+        part = content.TOOLKITS[release][0]
+        made += build_rpms(target, work, part, "1", 0, [
             Rpm(f"cuda-nvcc-{dash}", nvcc, [f"cuda-cudart-devel-{dash}"]),
             Rpm(f"cuda-cudart-devel-{dash}", rest, [f"cuda-toolkit-{dash}-config-common"]),
         ])  # fmt: skip
         made += build_rpms(target, work, release, "1", 0, [
             Rpm(f"cuda-toolkit-{dash}-config-common", {}, scripts={"posttrans": alternatives, "preun": f'if [ "$1" = 0 ]; then\n{remove}\nfi'}, noarch=True),
-            Rpm(f"cuda-toolkit-{dash}", {}, [f"cuda-nvcc-{dash}", f"cuda-cudart-devel-{dash}"]),
+            Rpm(f"cuda-compiler-{dash}", {}, [f"cuda-nvcc-{dash} >= {part}"]),
+            Rpm(f"cuda-libraries-devel-{dash}", {}, [f"cuda-cudart-devel-{dash} >= {part}"]),
+            Rpm(f"cuda-toolkit-{dash}", {}, [f"cuda-compiler-{dash} >= {release}", f"cuda-libraries-devel-{dash} >= {release}"]),
             Rpm(f"cuda-runtime-{dash}", {}, ["cuda-drivers"]),
             Rpm(f"cuda-{dash}", {}, [f"cuda-runtime-{dash}", f"cuda-toolkit-{dash}"], noarch=True),
             Rpm("cuda", {}, [f"cuda-{dash}"]),
