@@ -232,7 +232,8 @@ def test_a_transaction_that_brings_a_kernel_is_refused(fleet: Fleet) -> None:
     assert "it would change the kernels of the node: linux-image-2-gpufleet" in " ".join(refused.output.split()), str(
         refused
     )
-    assert fleet.debs(D12) == before
+    # only what pins the branch was there before that transaction
+    assert fleet.debs(D12) - before == {"nvidia-driver-pinning-580"}
     fleet.sh(D12, "rm -r /srv/local /etc/apt/sources.list.d/local.list; apt-get update")
     drive(fleet, D12, state="absent", nouveau_back=True)
 
