@@ -430,6 +430,7 @@ pack("other.db", f"gpufleet-other-{version}/desc", [f"%{key}%\n{value}\n" for ke
 EOF
 pacman -U --noconfirm gpufleet-other-1-1-any.pkg.tar.gz
 printf '[other]\nSigLevel = Never\nServer = file:///srv/local\n' >> /etc/pacman.conf
+pacman -Sy --noconfirm
 """
 
 
