@@ -287,3 +287,8 @@ def test_a_reboot_that_is_not_allowed_is_said(nodes: Nodes) -> None:
         f"nvidia-smi says {OLD} , wanted is {NEW}. The node needs a reboot, which gpufleet_upgrade_reboot does not allow."
         in said
     )
+
+
+def test_any_driver_is_right_when_no_branch_is_asked_for(nodes: Nodes) -> None:
+    said = nodes.upgrade(ok=True, nvidia_driver_version="", nvidia_driver_branch="")
+    assert "right already: n1, n2, n3" in said and nodes.versions() == ["old"] * 3
