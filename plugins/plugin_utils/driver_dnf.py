@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.gpufleet.llm.plugins.plugin_utils.driver_node import strangers
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.driver_node import harm
 
 # A kernel and its modules; headers (kernel-devel, kernel-headers) are no kernel.
 KERNEL = re.compile(r"^kernel(-(core|modules|modules-core|modules-extra|rt|rt-core|uek|uek-core|64k|64k-core))?$")
@@ -42,13 +42,7 @@ def read_transaction(text: str, known: Sequence[str] = ()) -> dict[str, Any]:
     install = [name for key in INSTALLS for name in sections.get(key, [])]
     change = [name for key in ("Upgrading", "Downgrading", "Reinstalling") for name in sections.get(key, [])]
     remove = [name for key, names in sections.items() if key.startswith("Removing") for name in names]
-    problems = []
-    kernels = sorted({name for name in install + change + remove if KERNEL.match(name)})
-    if kernels:
-        problems.append(f"it would change the kernels of the node: {', '.join(kernels)}")
-    surprises = strangers(remove, known)
-    if surprises:
-        problems.append(f"it would remove packages that have nothing to do with the driver: {', '.join(surprises)}")
+    problems = harm(install + change + remove, remove, KERNEL.match, known)
     problems += [line.strip() for line in re.findall(r"(?m)^(?:Error: .+|Unable to find a match: .+)$", text)]
     problems += [line.strip() for line in re.findall(r"(?m)^ +- (.+)$", text)]
     return {

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.tables import version
@@ -154,9 +154,24 @@ KERNEL = re.compile(
 )
 
 
-def strangers(names: Sequence[str], known: Sequence[str] = ()) -> list[str]:
-    """Those of the packages that are to go which neither belong to a driver nor are C(known)."""
-    return [name for name in names if not driver_part(name) and name.partition(":")[0] not in known]
+def harm(
+    changed: Iterable[str], removed: Iterable[str], kernel: Callable[[str], object], known: Sequence[str] = ()
+) -> list[str]:
+    """What must not be of a transaction, whichever package manager rehearsed it, in words.
+
+    :arg changed: packages that come, change or go
+    :arg removed: those that go
+    :arg kernel: whether a package is a kernel to that package manager
+    :arg known: packages that may go besides those of a driver: what this role brought
+    """
+    problems = []
+    kernels = sorted({name for name in changed if kernel(name)})
+    if kernels:
+        problems.append(f"it would change the kernels of the node: {', '.join(kernels)}")
+    strangers = [name for name in removed if not driver_part(name) and name.partition(":")[0] not in known]
+    if strangers:
+        problems.append(f"it would remove packages that have nothing to do with the driver: {', '.join(strangers)}")
+    return problems
 
 
 def read_rehearsal(text: str, known: Sequence[str] = ()) -> dict[str, Any]:
@@ -168,13 +183,7 @@ def read_rehearsal(text: str, known: Sequence[str] = ()) -> dict[str, Any]:
     """
     install = re.findall(r"(?m)^Inst (\S+)", text)
     remove = re.findall(r"(?m)^(?:Remv|Purg) (\S+)", text)
-    problems = []
-    kernels = sorted({name for name in install + remove if KERNEL.match(name)})
-    if kernels:
-        problems.append(f"it would change the kernels of the node: {', '.join(kernels)}")
-    surprises = strangers(remove, known)
-    if surprises:
-        problems.append(f"it would remove packages that have nothing to do with the driver: {', '.join(surprises)}")
+    problems = harm(install + remove, remove, KERNEL.match, known)
     for pattern in (r"(?m)^E: (.+)$", r"(?m)^ (\S+ : (?:Depends|Conflicts|Breaks|PreDepends): .+)$"):
         problems += [line.strip() for line in re.findall(pattern, text)]
     return {"ok": not problems, "install": install, "remove": remove, "problems": problems}

@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.driver_node import harm
+
 
 def read_transaction(text: str, kernels: Sequence[str]) -> dict[str, Any]:
     """What C(pacman --print --print-format %n) would bring, and what of it must not come.
@@ -18,6 +20,5 @@ def read_transaction(text: str, kernels: Sequence[str]) -> dict[str, Any]:
     :returns: C({"ok": bool, "install": [name], "problems": [str]})
     """
     install = re.findall(r"(?m)^([A-Za-z0-9@_][A-Za-z0-9@._+-]*)\s*$", text)
-    touched = sorted(set(install) & set(kernels))
-    problems = [f"it would change the kernels of the node: {', '.join(touched)}"] if touched else []
+    problems = harm(install, [], set(kernels).__contains__)
     return {"ok": not problems, "install": install, "problems": problems}
