@@ -273,6 +273,24 @@ def gpu_in_use(fleet: Fleet, node: str) -> Iterator[str]:
         fleet.sh(node, f"kill {process} 2>/dev/null; {'true' if there else 'rm /dev/nvidia0'}")
 
 
+class Driver:
+    """The role nvidia_driver on the nodes of a fleet, each with wishes that its tests have in common."""
+
+    def __init__(self, common: dict[str, dict[str, Any]]) -> None:
+        # The containers' kernel goes on running when they reboot.
+        self.common = {node: {"boot_time_command": "stat -c %Z /proc/1", **wishes} for node, wishes in common.items()}
+
+    def drive(self, fleet: Fleet, node: str, *args: str, ok: bool | None = True, **wishes: Any) -> Play:
+        """Run it on one node."""
+        wishes = {f"nvidia_driver_{name}": wish for name, wish in {**self.common[node], **wishes}.items()}
+        return fleet.role("nvidia_driver", "--limit", node, *args, ok=ok, **wishes)
+
+    def settled(self, fleet: Fleet, node: str, **wishes: Any) -> None:
+        """A second run changes nothing."""
+        again = self.drive(fleet, node, **wishes)
+        assert again.changed(node) == 0 and not again.drift(node), str(again)
+
+
 def vars_of(*paths: str) -> dict[str, Any]:
     """Variables of YAML files of this repository, later ones win."""
     merged: dict[str, Any] = {}

@@ -7,11 +7,10 @@ The tests of one node build on each other, in the order in which they stand.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from ansible_collections.gpufleet.llm.plugins.plugin_utils import driver_files
-from harness import Fleet, Play, long, running
+from harness import Driver, Fleet, long, running
 
 pytestmark = pytest.mark.skipif(
     not long("nvidia_driver"), reason="long: GPUFLEET_LONG=nvidia_driver or GPUFLEET_NIGHTLY=1"
@@ -20,6 +19,8 @@ pytestmark = pytest.mark.skipif(
 RHEL, ARCH = "rhel", "arch"
 # The containers' kernel is the host's: no repository has headers of it under its own name.
 HEADERS = {RHEL: "kernel-devel-matched", ARCH: "linux-headers"}
+_DRIVER = Driver({node: {"mirror_profile": "depot", "kernel_headers": headers} for node, headers in HEADERS.items()})
+drive, settled = _DRIVER.drive, _DRIVER.settled
 MODULE = 'modinfo -F version "$(find /lib/modules -name nvidia.ko)"'
 LICENCE = 'modinfo -F license "$(find /lib/modules -name nvidia.ko)"'
 STREAM = "sed -n 's/^stream *= *//p' /etc/dnf/modules.d/nvidia-driver.module"
@@ -29,25 +30,6 @@ STREAM = "sed -n 's/^stream *= *//p' /etc/dnf/modules.d/nvidia-driver.module"
 def fleet() -> Iterator[Fleet]:
     with running("driver-decision", {RHEL: "rhel9-like:t4-nodriver", ARCH: "arch-like:t4-nodriver"}) as fleet:
         yield fleet
-
-
-def drive(fleet: Fleet, node: str, *args: str, ok: bool | None = True, **wishes: Any) -> Play:
-    """Run the role on one node."""
-    wishes = {
-        "mirror_profile": "depot",
-        "boot_time_command": "stat -c %Z /proc/1",
-        "kernel_headers": HEADERS[node],
-        **wishes,
-    }
-    variables = {f"nvidia_driver_{k}": v for k, v in wishes.items()}
-    return fleet.role("nvidia_driver", "--limit", node, *args, ok=ok, **variables)
-
-
-def settled(fleet: Fleet, node: str, **wishes: Any) -> None:
-    """A second run changes nothing."""
-    again = drive(fleet, node, **wishes)
-    assert again.changed(node) == 0, str(again)
-    assert not again.drift(node)
 
 
 # -- Arch ------------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness import Fleet, Play, gpu_in_use, interrupted, long, running
+from harness import Driver, Fleet, gpu_in_use, interrupted, long, running
 
 pytestmark = pytest.mark.skipif(
     not long("nvidia_driver"),
@@ -30,7 +30,6 @@ NODES = {
 COMMON: dict[str, Any] = {
     "mirror_profile": "depot",
     "method": "nvidia_repo",
-    "boot_time_command": "stat -c %Z /proc/1",
     # The containers' kernel is the host's: no repository has headers of it.
     "kernel_headers": "",
 }
@@ -40,6 +39,8 @@ KEY = {
         "repo_key_url": "https://developer.download.nvidia.com/compute/cuda/repos/debian13/x86_64/3bf863cc.pub",
     }
 }
+_DRIVER = Driver({node: {**COMMON, **KEY.get(node, {})} for node in NODES})
+drive, settled = _DRIVER.drive, _DRIVER.settled
 MODULE = 'modinfo -F version "$(find /lib/modules -name nvidia.ko)"'
 BLACKLIST = "/etc/modprobe.d/gpufleet-nouveau.conf"
 NVIDIA_SOURCE = "/etc/apt/sources.list.d/gpufleet-nvidia.sources"
@@ -57,19 +58,6 @@ DISPLAY = "[Service]\\nExecStart=/bin/sleep infinity\\n"
 def fleet() -> Iterator[Fleet]:
     with running("driver-lifecycle", NODES) as fleet:
         yield fleet
-
-
-def drive(fleet: Fleet, node: str, *args: str, ok: bool | None = True, **wishes: Any) -> Play:
-    wishes = {**COMMON, **KEY.get(node, {}), **wishes}
-    return fleet.role(
-        "nvidia_driver", "--limit", node, *args, ok=ok, **{f"nvidia_driver_{k}": v for k, v in wishes.items()}
-    )
-
-
-def settled(fleet: Fleet, node: str, **wishes: Any) -> None:
-    """A second run changes nothing."""
-    again = drive(fleet, node, **wishes)
-    assert again.changed(node) == 0 and not again.drift(node), str(again)
 
 
 def driver(fleet: Fleet, node: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness import Fleet, Play, interrupted, long, running
+from harness import Driver, Fleet, interrupted, long, running
 
 pytestmark = pytest.mark.skipif(
     not long("nvidia_driver"),
@@ -19,12 +19,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 RHEL, ARCH = "rhel", "arch"
-COMMON = {
-    "nvidia_driver_mirror_profile": "depot",
-    "nvidia_driver_boot_time_command": "stat -c %Z /proc/1",
-}
 # The containers' kernel is the host's: no repository has headers of it under its own name.
 HEADERS = {RHEL: "kernel-devel-matched", ARCH: "linux-headers"}
+_DRIVER = Driver({node: {"mirror_profile": "depot", "kernel_headers": headers} for node, headers in HEADERS.items()})
+drive, settled = _DRIVER.drive, _DRIVER.settled
 DRIVER_RPMS = "rpm -qa --qf '%{NAME} %{VERSION}\\n' '*nvidia*' | sort"
 MODULE = 'modinfo -F version "$(find /lib/modules -name nvidia.ko)"'
 # The installer looks for the distribution's own folder of libraries; the containers are made of two distributions.
@@ -36,23 +34,6 @@ LICENCE = 'modinfo -F license "$(find /lib/modules -name nvidia.ko)"'
 def fleet() -> Iterator[Fleet]:
     with running("driver-methods", {RHEL: "rhel9-like:t4-nodriver", ARCH: "arch-like:t4-nodriver"}) as fleet:
         yield fleet
-
-
-def drive(fleet: Fleet, node: str, *args: str, ok: bool | None = True, **wishes: Any) -> Play:
-    """Run the role on one node."""
-    variables = {
-        **COMMON,
-        "nvidia_driver_kernel_headers": HEADERS[node],
-        **{f"nvidia_driver_{k}": v for k, v in wishes.items()},
-    }
-    return fleet.role("nvidia_driver", "--limit", node, *args, ok=ok, **variables)
-
-
-def settled(fleet: Fleet, node: str, **wishes: Any) -> None:
-    """A second run changes nothing."""
-    again = drive(fleet, node, **wishes)
-    assert again.changed(node) == 0, str(again)
-    assert not again.drift(node)
 
 
 def fixture_file(fleet: Fleet, node: str, name: str, there: bool = True) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness import NIGHTLY, Fleet, Play, running
+from harness import NIGHTLY, Driver, Fleet, running
 
 pytestmark = pytest.mark.skipif(not NIGHTLY, reason="builds of many minutes: GPUFLEET_NIGHTLY=1")
 
@@ -19,9 +19,10 @@ D12, D13 = "d12", "d13"
 COMMON = {
     "method": "distribution",
     "kernel_headers": "linux-headers-cloud-amd64",
-    "boot_time_command": "stat -c %Z /proc/1",
 }
 BRANCH = {D12: "535", D13: "550"}
+_DRIVER = Driver({node: {**COMMON, "branch": branch} for node, branch in BRANCH.items()})
+drive, settled = _DRIVER.drive, _DRIVER.settled
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +33,6 @@ def fleet() -> Iterator[Fleet]:
             D13, "apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y linux-image-cloud-amd64"
         )
         yield fleet
-
-
-def drive(fleet: Fleet, node: str, *args: str, ok: bool | None = True, **wishes: Any) -> Play:
-    wishes = {**COMMON, "branch": BRANCH[node], **wishes}
-    return fleet.role(
-        "nvidia_driver", "--limit", node, *args, ok=ok, **{f"nvidia_driver_{k}": v for k, v in wishes.items()}
-    )
 
 
 def built(fleet: Fleet, node: str) -> dict[str, str]:
@@ -60,11 +54,6 @@ REPOSITORY = {"method": "nvidia_repo", "branch": "580", "mirror_profile": "depot
 # The fixtures have one key, under the name of the older of NVIDIA's two
 KEY = "https://developer.download.nvidia.com/compute/cuda/repos/debian13/x86_64/3bf863cc.pub"
 NVIDIA_REPOSITORY = {D12: REPOSITORY, D13: {**REPOSITORY, "repo_key_url": KEY}}
-
-
-def settled(fleet: Fleet, node: str, **wishes: Any) -> None:
-    again = drive(fleet, node, **wishes)
-    assert again.changed(node) == 0 and not again.drift(node), str(again)
 
 
 def facts(fleet: Fleet, node: str) -> dict[str, Any]:
