@@ -22,11 +22,7 @@ description:
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
-
-
-def _part(result: Any, name: str) -> Any:
-    """C(task), C(host) or C(result) of a task result: public names since ansible-core 2.19, private before."""
-    return getattr(result, name) if hasattr(result, name) else getattr(result, f"_{name}")
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.task_result import part
 
 
 class CallbackModule(CallbackBase):
@@ -46,16 +42,16 @@ class CallbackModule(CallbackBase):
 
     def v2_runner_on_ok(self, result: Any) -> None:
         # Only then is the fact defined: without this file the play fails instead of taking every node for one that answers.
-        if _part(result, "host").get_name() not in self.lost:
+        if part(result, "host").get_name() not in self.lost:
             self._note(result, "")
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
-        if not self.lost.get(_part(result, "host").get_name()):
-            told = _part(result, "result").get("msg") or "no connection"
-            self._note(result, f"{_part(result, 'task').get_name()}: unreachable: {told}")
+        if not self.lost.get(part(result, "host").get_name()):
+            told = part(result, "result").get("msg") or "no connection"
+            self._note(result, f"{part(result, 'task').get_name()}: unreachable: {told}")
 
     def _note(self, result: Any, text: str) -> None:
         if self.variables is not None:
-            node = _part(result, "host").get_name()
+            node = part(result, "host").get_name()
             self.lost[node] = text
             self.variables.set_nonpersistent_facts(node, {"__gpufleet_lost": text})

@@ -23,11 +23,7 @@ requirements:
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
-
-
-def _part(result: Any, name: str) -> Any:
-    """C(host) or C(result) of a task result: public names since ansible-core 2.19, private before."""
-    return getattr(result, name) if hasattr(result, name) else getattr(result, f"_{name}")
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.task_result import part
 
 
 class CallbackModule(CallbackBase):
@@ -38,8 +34,8 @@ class CallbackModule(CallbackBase):
     CALLBACK_NAME = "gpufleet.llm.plan_only"
 
     def _tell(self, what: str, result: Any) -> None:
-        host = _part(result, "host").get_name()
-        self._display.display(f"{host}: {what}: {_part(result, 'result').get('msg', '')}", stderr=True)
+        host = part(result, "host").get_name()
+        self._display.display(f"{host}: {what}: {part(result, 'result').get('msg', '')}", stderr=True)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         """A task failed."""

@@ -24,6 +24,7 @@ requirements:
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
+from ansible_collections.gpufleet.llm.plugins.plugin_utils.task_result import part
 
 # Actions that never talk to a node.
 LOCAL_ACTIONS = frozenset(
@@ -46,15 +47,8 @@ def remote_calls(action: str, result: dict[str, Any], loop_items: int = 0) -> in
     return 0 if action.rsplit(".", 1)[-1] in LOCAL_ACTIONS else 1
 
 
-def _part(result: Any, name: str) -> Any:
-    """C(task), C(host) or C(result) of a task result: public names since ansible-core 2.19, private before."""
-    return (
-        getattr(result, name) if hasattr(type(result), name) or hasattr(result, name) else getattr(result, f"_{name}")
-    )
-
-
 def _looped(result: Any) -> bool:
-    task = _part(result, "task")
+    task = part(result, "task")
     return bool(task.loop or task.loop_with)
 
 
@@ -71,11 +65,11 @@ class CallbackModule(CallbackBase):
         self.calls: dict[str, int] = {}
 
     def _count(self, result: Any, looped: bool = False) -> None:
-        task = _part(result, "task")
+        task = part(result, "task")
         if task.delegate_to in ("localhost", "127.0.0.1"):
             return
-        host = _part(result, "host").get_name()
-        values = _part(result, "result")
+        host = part(result, "host").get_name()
+        values = part(result, "result")
         values = values if isinstance(values, dict) else {}
         items = 1 if looped and values.get("results") else 0
         self.calls[host] = self.calls.get(host, 0) + remote_calls(str(task.action), values, items)

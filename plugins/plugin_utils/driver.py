@@ -496,8 +496,7 @@ def _name_packages(
         # the system resolves any more. apt's pins cover the other parts.
         plan["holds"] = sorted({*plan["holds"], *_parts(node, plan["installed"]["version"])})
     if row["stream"] and driver_table.modular(system) and node["dnf_modules"]:
-        streams = row["stream"] if branch else row["newest_stream"]
-        plan["stream"] = fill(streams[f"signed_{flavour}" if signed else flavour] or "")
+        plan["stream"] = fill((row["stream"] if branch else row["newest_stream"])[flavour])
     if plan["package_manager"] != "apt":
         return
     # Where nobody named a branch, the version that came is pinned, and not its branch.

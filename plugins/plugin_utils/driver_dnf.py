@@ -107,7 +107,8 @@ CAUSES = (
     (
         r"module signature|Key was rejected|Required key not available",
         "the kernel takes only signed modules (Secure Boot)",
-        "Use signed packages (nvidia_driver_secure_boot: signed) or enrol a key and pass --module-signing-secret-key.",
+        "Use packages (Ubuntu's archive has signed ones: nvidia_driver_secure_boot: signed), or enrol a key and pass "
+        "--module-signing-secret-key.",
     ),
     (
         r"unrecognized option|Invalid commandline",

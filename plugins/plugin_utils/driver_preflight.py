@@ -87,13 +87,6 @@ def _source(
             "Leave nvidia_driver_branch at its default, or set nvidia_driver_method: runfile and nvidia_driver_version; where "
             "the lists are older than that branch, upgrade the whole system first.",
         )
-    elif row["stream"] and not plan["stream"] and driver_table.modular(system) and node["dnf_modules"]:
-        yield _check(
-            "source",
-            False,
-            f"which module stream of {label} has signed modules of the newest branch is not known",
-            f"Set nvidia_driver_branch: '{load().default_branch}'.",
-        )
     elif (
         method == "distribution"
         and system["distribution"] == "Debian"
@@ -267,8 +260,8 @@ def _secure_boot(
             not plan["build"],
             "Secure Boot is on, and "
             + ("this source has no signed modules" if plan["build"] else "the modules come signed"),
-            "Signed modules are in Ubuntu's archive (nvidia_driver_method: distribution) and in NVIDIA's repository for RHEL 8 "
-            "and 9. Elsewhere: nvidia_driver_secure_boot: stage_mok.",
+            "Modules that every firmware trusts are in Ubuntu's archive (nvidia_driver_method: distribution). Elsewhere: "
+            "nvidia_driver_secure_boot: stage_mok, which NVIDIA's precompiled modules for RHEL would need as well.",
         )
     elif mode == "stage_mok":
         given = bool(settings["mok_password_given"])

@@ -36,12 +36,15 @@ if command -v dpkg >/dev/null && dpkg -s {name} >/dev/null 2>&1; then
   now=$(dpkg-query -W -f '${{Version}}' {name})
   other=$(apt-cache madison {name} | tr -d ' ' | cut -d'|' -f2 | grep -vxF "$now" | head -1)
   DEBIAN_FRONTEND=noninteractive apt-get -q -y --allow-downgrades --allow-change-held-packages \\
-    -o Dpkg::Options::=--force-confold install {name}="$other"
+    -o Dpkg::Options::=--force-confold install {name}="$other" ||
+    (cd /tmp && apt-get -q download {name}="$other" && dpkg --force-all -i {name}_*.deb && rm {name}_*.deb)
 elif command -v rpm >/dev/null && rpm -q {name} >/dev/null 2>&1; then
   now=$(rpm -q --qf '%{{version}}-%{{release}}' {name})
-  other=$(dnf -q repoquery --qf '%{{version}}-%{{release}}\\n' {name} | grep -vxF "$now" | grep . | head -1)
-  dnf -y install {name}-"$other"
-  [ "$(rpm -q --qf '%{{version}}-%{{release}}' {name})" = "$other" ] || dnf -y downgrade {name}-"$other"
+  query="dnf -q --disableplugin=versionlock repoquery"
+  other=$($query --qf '%{{version}}-%{{release}}\\n' {name} | grep -vxF "$now" | grep . | head -1)
+  dnf -y install {name}-"$other" || true
+  [ "$(rpm -q --qf '%{{version}}-%{{release}}' {name})" = "$other" ] || dnf -y downgrade {name}-"$other" ||
+    rpm -U --oldpackage --nodeps "$($query --location {name}-"$other" | head -1)"
 else
   cd /var/lib/pacman/local
   d=$(ls -d {name}-[0-9]*)
@@ -51,16 +54,25 @@ fi
 """
 
 
-def _package(after: dict[str, Any], name: str) -> list[Mutation]:
+# dnf's and pacman's holds stand in files of their own.
+LET_GO = """
+if command -v rpm >/dev/null && rpm -q {name} >/dev/null 2>&1; then sed -i '/{name}/d' /etc/dnf/plugins/versionlock.list
+else sed -i '/^IgnorePkg/s/ {name}\\>//' /etc/pacman.conf; fi
+"""
+
+
+def _package(key: str, after: dict[str, Any], name: str) -> list[Mutation]:
     if after.get("state") == "absent":
         return []
+    if key.startswith("hold:"):
+        return [Mutation("the package is no longer held", LET_GO.format(name=name))] if after["hold"] else []
     found = []
-    if after.get("version"):
-        found.append(Mutation("the package is of another version", OTHER_VERSION.format(name=name)))
-    if "hold" in after:
+    if "hold" in after:  # first, since another version lets go of it
         found.append(
             Mutation("the hold is another", f"apt-mark {'unhold' if after['hold'] else 'hold'} {name} >/dev/null")
         )
+    if after.get("version"):
+        found.append(Mutation("the package is of another version", OTHER_VERSION.format(name=name)))
     return [*found, Mutation("the package is removed", REMOVE_PACKAGE.format(name=name), last=True)]
 
 
@@ -153,6 +165,9 @@ COMMANDS = {
     "cudnn:": "rm -f /usr/local/cuda-{rest}/include/cudnn_version.h",
     "default:cuda": "ln -sfn /nonexistent /usr/local/cuda",
     "pin:no-driver": "rm -f /etc/apt/preferences.d/zz-gpufleet-cuda-no-driver",
+    "library:version": "find /usr/lib* -name 'libnvidia-ml.so.[0-9]*.*' -delete",
+    "module:built": "find /lib/modules -name 'nvidia*.ko*' -delete",
+    "module:flavour": "find /lib/modules -name nvidia.ko -exec sed -i 's/license=Dual MIT.GPL/license=NVIDIA other/' {{}} +",
 }
 
 
@@ -184,7 +199,7 @@ def mutations(item: dict[str, Any]) -> list[Mutation]:
     if kind == "command":
         return _command(item)
     if kind == "package":
-        return _package(after, quoted)
+        return _package(str(item["key"]), after, quoted)
     if kind == "file":
         return _file(item, quoted)
     if kind == "absent":

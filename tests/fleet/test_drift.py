@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Whatever a role manages is changed by hand, and the next run notices it and heals it.
 
-By default what can be changed together is changed together (C(drift.rounds) says what); anaconda, llm_model and cuda then on
-Debian 12 alone, and cuda, which takes the longest, only when C(tools/test) finds that it has changed. With GPUFLEET_NIGHTLY=1
-every change alone, of all roles on all distributions.
+By default what can be changed together is changed together (C(drift.rounds) says what); anaconda, llm_model, cuda and the driver
+then on Debian 12 alone, and cuda and the driver, which take the longest, only when C(tools/test) finds that they have changed.
+With GPUFLEET_NIGHTLY=1 every change alone, of all roles on all distributions.
 """
 
 from __future__ import annotations
@@ -14,12 +14,17 @@ import pytest
 from drift import IN_TURN, REFUSALS, Refusal, rounds
 from harness import NIGHTLY, Fleet, Play, images, running, vars_of
 
-LONG = os.environ.get("GPUFLEET_LONG", "cuda").split()
+LONG = os.environ.get("GPUFLEET_LONG", "cuda nvidia_driver").split()
 ROLES = ["git", "nginx", "anaconda", *(["cuda"] if NIGHTLY or "cuda" in LONG else []), "llm_model"]
 IMAGES = images()
+# The driver's nodes have a card (of the NVML stand-in) and no driver; packages in the shape of NVIDIA's come from the depot.
+DRIVER = "nvidia_driver"
+CARD = ":t4-nodriver"
 # By day on Debian 12 alone: minutes each
 SLOW = (*IN_TURN, "llm_model")
 CASES = [(image, role) for image in IMAGES for role in ROLES if NIGHTLY or role not in SLOW or image == "debian12"]
+if NIGHTLY or DRIVER in LONG:
+    CASES += [(image + CARD, DRIVER) for image in (IMAGES if NIGHTLY else ["debian12"])]
 REFUSED = [(image, refusal) for image in IMAGES for refusal in REFUSALS if (image, refusal.role) in CASES]
 
 
@@ -29,8 +34,25 @@ BY_CONDA = ("debian13", "rhel9-like")
 
 @pytest.fixture
 def fleet(request):
-    with running(f"drift-{request.param}", {"n1": request.param}) as started:
+    with running(f"drift-{request.param.replace(':', '-')}", {"n1": request.param}) as started:
         yield started
+
+
+def driver(fleet: Fleet) -> dict:
+    """Wishes of the role nvidia_driver: by runfile on Debian 13, by each package manager elsewhere."""
+    wishes = {
+        "mirror_profile": "depot",
+        # The containers' kernel is the host's: no repository has headers of it, and it goes on running when they reboot.
+        "kernel_headers": "",
+        "boot_time_command": "stat -c %Z /proc/1",
+    }
+    if "debian13" in fleet.name:
+        wishes |= fleet.nvidia_runfile("580.105.08")
+    elif "arch" in fleet.name:
+        wishes["method"] = "distribution"
+    else:
+        wishes |= {"method": "nvidia_repo", "version": "580.105.08"}
+    return {f"nvidia_driver_{name}": wish for name, wish in wishes.items()}
 
 
 def variables(role: str) -> dict:
@@ -39,6 +61,8 @@ def variables(role: str) -> dict:
 
 def chosen(fleet: Fleet, role: str) -> dict:
     """The scenario's variables, as they are for this distribution."""
+    if role == DRIVER:
+        return driver(fleet)
     by_conda = role == "llm_model" and fleet.name.endswith(BY_CONDA)
     return {**variables(role), **({"llm_model_env_manager": "conda"} if by_conda else {})}
 

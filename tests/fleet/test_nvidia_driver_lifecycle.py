@@ -265,6 +265,20 @@ def test_what_is_no_longer_to_be_held_is_let_go(fleet: Fleet) -> None:
     assert "nvidia-driver-cuda" in fleet.sh(D12, held)
 
 
+def test_what_does_not_stay_as_wanted_fails_the_node(fleet: Fleet) -> None:
+    """Something on the node undoes what the role does; here apt-mark, in whose place is one that holds nothing."""
+    fleet.sh(D12, "apt-mark unhold nvidia-driver-cuda")
+    fleet.sh(D12, "printf '#!/bin/sh\n' > /usr/local/bin/apt-mark; chmod 755 /usr/local/bin/apt-mark")
+    try:
+        failed = drive(fleet, D12, ok=False)
+    finally:
+        fleet.sh(D12, "rm /usr/local/bin/apt-mark")
+    said = " ".join(failed.output.split())
+    assert "not as wanted after converging: package:nvidia-driver-cuda: hold is false, wanted true" in said, str(failed)
+    drive(fleet, D12)
+    settled(fleet, D12)
+
+
 # -- A node with NVSwitch --------------------------------------------------------------------------------------------------
 
 FABRIC_MANAGER = "nvidia-fabricmanager"

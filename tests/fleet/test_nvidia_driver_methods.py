@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness import Driver, Fleet, interrupted, long, running
+from harness import Driver, Fleet, interrupted, long, running, secure_boot
 
 pytestmark = pytest.mark.skipif(
     not long("nvidia_driver"),
@@ -69,6 +69,16 @@ def test_rhel_check_of_a_bare_node_changes_nothing(fleet: Fleet) -> None:
     before = fleet.tree(RHEL)
     play = drive(fleet, RHEL, "--check")
     assert play.drift(RHEL)
+    assert fleet.tree(RHEL) == before
+
+
+def test_rhel_has_no_modules_that_the_firmware_trusts(fleet: Fleet) -> None:
+    """NVIDIA's precompiled ones are signed with NVIDIA's key: told before the first change."""
+    before = fleet.tree(RHEL)
+    with secure_boot(fleet, RHEL):
+        refused = drive(fleet, RHEL, ok=False, version="580.105.08", secure_boot="signed")
+    said = " ".join(refused.output.split())
+    assert "secure-boot: " in said and "no signed modules" in said and "stage_mok" in said, str(refused)
     assert fleet.tree(RHEL) == before
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.driver import MOK_SCRIPT
 from ansible_collections.gpufleet.llm.plugins.plugin_utils.sha512_crypt import sha512_crypt
-from harness import Fleet, Play, gpu_in_use, running
+from harness import Fleet, Play, gpu_in_use, running, secure_boot
 
 NODES = {
     "works": "debian12:t4",
@@ -94,20 +94,15 @@ OBSTACLES = {
     "gpu-in-use": ["sleep (", "nvidia_driver_reboot: auto"],
     "display": ["nvidia_driver_stop_display: true"],
 }
-SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
-MAKE_OBSTACLES = rf"""
+MAKE_OBSTACLES = r"""
 set -e
 printf 'Package: gcc\nPin: version *\nPin-Priority: -1\n' > /etc/apt/preferences.d/no-gcc
-mount -t tmpfs none /sys/firmware
-mkdir -p {SECURE_BOOT.rpartition("/")[0]}
-printf '\006\000\000\000\001' > {SECURE_BOOT}
 printf '[Service]\nExecStart=/bin/sleep infinity\n' > /etc/systemd/system/display-manager.service
 systemctl daemon-reload
 systemctl start display-manager
 """
 AWAY_WITH_THEM = """
 rm -f /etc/apt/preferences.d/no-gcc
-umount /sys/firmware
 systemctl stop display-manager
 rm -f /etc/systemd/system/display-manager.service
 systemctl daemon-reload
@@ -118,7 +113,7 @@ def test_all_that_stands_in_the_way_is_told_at_once_and_nothing_is_touched(fleet
     node = "works"
     fleet.sh(node, MAKE_OBSTACLES)
     try:
-        with gpu_in_use(fleet, node) as process:
+        with secure_boot(fleet, node), gpu_in_use(fleet, node) as process:
             before = tree(fleet, node)
             play, _told = drive(fleet, node, ok=False, branch="570", method="nvidia_repo")
             assert tree(fleet, node) == before

@@ -203,6 +203,28 @@ def test_check_mode_drains_nothing(fleet: Fleet) -> None:
     assert "would be upgraded: n1, n2, n3, n4" in done.output
 
 
+def test_check_mode_has_the_role_itself_look() -> None:
+    """The role nvidia_driver, with packages in the shape of NVIDIA's: it looks and decides, and is not drained for it."""
+    wishes = {
+        "nvidia_driver_mirror_profile": "depot",
+        "nvidia_driver_method": "nvidia_repo",
+        # The containers' kernel is the host's: no repository has headers of it.
+        "nvidia_driver_kernel_headers": "",
+    }
+    asked = {"gpufleet_hosts": "n1", "gpufleet_drain_command": "touch /var/lib/drained"}
+    with running("upgrade-role", {"n1": "debian12:t4-nodriver"}) as fleet:
+        fleet.role("nvidia_driver", nvidia_driver_version="580.105.08", **wishes)
+        before = fleet.tree("n1")
+        for version, ok in (("580.126.20", True), ("latest", False)):
+            done = fleet.play(
+                "playbooks/upgrade_driver.yml", "--check", ok=ok, nvidia_driver_version=version, **asked, **wishes
+            )
+            assert ("would be upgraded: n1" if ok else "failed: n1") in done.output, str(done)
+        said = " ".join(done.output.rpartition("PLAY [Say")[2].split())
+        assert "n1: failed. " in said and "wanted is the first number of a version" in said, said
+        assert fleet.tree("n1") == before and fleet.rc("n1", "test -e /var/lib/drained") != 0
+
+
 def test_an_unreachable_node_counts_as_failed(fleet: Fleet) -> None:
     fleet.sh("n2", "systemctl stop ssh.socket ssh.service sshd 2>/dev/null; true", check=False)
     fleet.sh("n2", "pkill -f 'sshd: ops'; true", check=False)

@@ -341,6 +341,38 @@ def test_force_heals_what_no_look_sees(node: Any, node_name: str, play: Any) -> 
     step(play, node_name, cuda_toolkits=[RUNFILE, "12.4.1"])
 
 
+def test_a_runfile_goes_up_and_down(node: Any, node_name: str, play: Any) -> None:
+    """One update of a release at a time, at one place; nothing of the other one is left."""
+    place = "compute/cuda/12.0.0/local_installers/cuda_12.0.0_525.60.13_linux.run"
+    older = {
+        **RUNFILE,
+        "version": "12.0.0",
+        "url": f"https://developer.download.nvidia.com/{place}",
+        "sha256": f"{{{{ fleet_depot.nvidia.runfiles['{place}'].sha256 }}}}",
+    }
+    for toolkit, part in ((older, "12.0.76"), (RUNFILE, "12.0.140")):
+        step(play, node_name, cuda_toolkits=[toolkit, *wanted(node)[1:]])
+        assert f"V{part}" in node.run("/usr/local/cuda-12.0/bin/nvcc --version").stdout
+        libraries = node.run("cd /usr/local/cuda-12.0/lib64/ && ls libcudart.so.12.*").stdout.split()
+        assert libraries == [f"libcudart.so.{part}"]
+
+
+def test_a_dnf_that_was_killed_is_healed(node: Any, node_name: str, play: Any) -> None:
+    """Killed after the new part came and before the old one went, and while a part's files were written."""
+    if distribution(node) in ("debian", "ubuntu", "arch"):
+        pytest.skip("dnf only")
+    step(play, node_name, cuda_toolkits=[RUNFILE, "12.4.1"])
+    older = node.run("dnf -q repoquery --location cuda-nvcc-12-4-12.4.99").stdout.strip()
+    assert node.run(f"rpm -i --justdb --nodeps --force {older}").rc == 0
+    assert node.run("rpm -q cuda-nvcc-12-4").stdout.count("cuda-nvcc-12-4-12.4.") == 2
+    step(play, node_name, cuda_toolkits=[RUNFILE, "12.4.1"])
+    assert node.run("rpm -q cuda-nvcc-12-4").stdout.split() == ["cuda-nvcc-12-4-12.4.131-1.x86_64"]
+    assert node.run(f"rpm -e --justdb --nodeps {runtime(node)}; rm -f /usr/local/cuda-12.4/bin/nvcc").rc == 0
+    step(play, node_name, cuda_toolkits=[RUNFILE, "12.4.1"])
+    assert version(node, runtime(node)) == "12.4.131" and nvcc(node, "12.4")
+    assert node.run("rpm -V cuda-nvcc-12-4 " + runtime(node)).stdout == ""
+
+
 def test_a_toolkit_may_be_without_its_compiler(node: Any, node_name: str, play: Any) -> None:
     only_with_packages(node)
     gone = {"version": "12.4", "state": "absent"}

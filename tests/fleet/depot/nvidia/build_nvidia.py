@@ -9,7 +9,7 @@
 * `compute/cuda/repos/{ubuntu2204,debian12,debian13}/x86_64/`: flat apt repositories, `3bf863cc.pub`
 * `compute/cuda/repos/rhel9/x86_64/`: an rpm repository with module streams, `D42D0685.pub`; `rhel10` the same without
 * `tesla/VERSION/NVIDIA-Linux-x86_64-VERSION.run`, the same below `XFree86/Linux-x86_64/`; `….run.sha256sum`
-* `compute/cuda/12.0.1/local_installers/cuda_12.0.1_525.85.12_linux.run`
+* `compute/cuda/12.0.1/local_installers/cuda_12.0.1_525.85.12_linux.run`, and the update before it
 
 and the distributions' parts that a driver needs: `distribution/{ubuntu,rhel9,arch,epel9}`. No package has NVIDIA's code in it.
 """

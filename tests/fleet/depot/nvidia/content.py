@@ -224,6 +224,7 @@ def fabricmanager(version: str) -> dict[str, File]:
 
 # The version that nvcc and version.json of a release tell, and the build that nvcc prints.
 TOOLKITS = {
+    "12.0.0": ("12.0.76", "cuda_12.0.r12.0/compiler.31968024_0"),
     "12.0.1": ("12.0.140", "cuda_12.0.r12.0/compiler.32267302_0"),
     "12.4.0": ("12.4.99", "cuda_12.4.r12.4/compiler.33961263_0"),
     "12.4.1": ("12.4.131", "cuda_12.4.r12.4/compiler.34097967_0"),

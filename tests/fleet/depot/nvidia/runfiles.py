@@ -18,7 +18,8 @@ from deb import Tree
 HERE = Path(__file__).resolve().parent
 # 525.85.05 is the book's; 580 in two versions, to go up and down.
 VERSIONS = ("525.85.05", "580.105.08", "580.126.20")
-CUDA = ("12.0.1", "525.85.12")
+# The toolkit of the book, and the update before it; each with the driver in its name.
+CUDA = {"12.0.0": "525.60.13", "12.0.1": "525.85.12"}
 MAKESELF = Path("/tmp/makeself")
 
 
@@ -104,10 +105,10 @@ def driver(out: Path, work: Path, version: str, library: bytes, modules: dict[st
         shutil.copyfile(out / "tesla" / version / (name + suffix), other)
 
 
-def toolkit(out: Path, work: Path) -> None:
+def toolkit(out: Path, work: Path, release: str) -> None:
     """cuda_RELEASE_DRIVER_linux.run."""
-    release, with_driver = CUDA
-    folder = work / "cuda"
+    with_driver = CUDA[release]
+    folder = work / f"cuda-{release}"
     unpack(content.toolkit(release, "builds/toolkit"), folder)
     shutil.copyfile(HERE / "cuda_installer_stand_in.py", folder / "cuda-installer")
     (folder / "cuda-installer").chmod(0o755)
@@ -120,4 +121,5 @@ def build(out: Path, work: Path, library: bytes, modules: dict[str, dict[str, by
     """Write all runfiles below out."""
     for version in VERSIONS:
         driver(out, work, version, library, modules[version])
-    toolkit(out, work)
+    for release in CUDA:
+        toolkit(out, work, release)

@@ -287,11 +287,6 @@ def test_no_branch_is_the_newest_that_drives_the_card(
     assert (plan["branch"], plan["stream"]) == (branch, stream) and not failing(plan), failing(plan)
 
 
-def test_no_branch_and_signed_modules_are_refused_where_no_stream_has_both() -> None:
-    found = failing(decide("rocky9", gpu(T4), NEWEST, branch="", secure_boot="signed"))
-    assert "nvidia_driver_branch: '580'" in found["source"]["remedy"]
-
-
 @pytest.mark.parametrize(
     ("where", "device", "method", "branch"),
     [
@@ -650,7 +645,8 @@ SIGNED = {"secure_boot": True, "headers_present": True}
         ("debian12", "signed", False),
         ("debian12", "stage_mok", True),
         ("debian12", "ignore", True),
-        ("rocky9", "signed", True),
+        # NVIDIA's precompiled ones are signed with a key that no firmware has.
+        ("rocky9", "signed", False),
         # Arch's own modules are built already, and signed by nobody.
         ("arch", "signed", False),
     ],
