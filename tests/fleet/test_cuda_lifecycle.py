@@ -108,6 +108,16 @@ def test_up_when_the_distribution_has_it(fleet: Fleet) -> None:
     assert release(fleet, "/opt/cuda") == "13.0" and release(fleet, "/usr/local/cuda-12.0") == "12.0"
 
 
+def test_a_pacman_that_was_killed_is_healed(fleet: Fleet) -> None:
+    """It lays the files down before it writes whose they are, and leaves its lock."""
+    entry, lock = "/var/lib/pacman/local/cuda-[0-9]*", "/var/lib/pacman/db.lck"
+    fleet.sh(NODE, f"rm {entry}/desc {entry}/files /opt/cuda/bin/nvcc; : > {lock}")
+    step(fleet, toolkits=[NEW, RUNFILE])
+    assert fleet.sh(NODE, "pacman -Qo /opt/cuda/bin/nvcc").endswith("is owned by cuda 13.0.2-1")
+    assert release(fleet, "/opt/cuda") == "13.0" and fleet.rc(NODE, f"test -e {lock}") != 0
+    assert fleet.rc(NODE, "test -e /var/lib/gpufleet/cuda/interrupted") != 0
+
+
 def test_an_old_one_that_the_distribution_has_no_more_is_refused(fleet: Fleet) -> None:
     refused = drive(fleet, ok=False, toolkits=[OLD, RUNFILE])
     assert "has CUDA 13.0, wanted is 12.4" in " ".join(refused.output.split()), str(refused)
