@@ -63,6 +63,12 @@ HARDWARE_STATES = ("gpu_lost", "gpu_off_bus", "gpu_insufficient_power", "gpu_int
 PERSISTENCED = "nvidia-persistenced.service"
 FABRICMANAGER = "nvidia-fabricmanager.service"
 
+# Package names that only NVIDIA's repository for Debian has, and that only Debian has
+NVIDIAS_NAMES = frozenset(("nvidia-driver-cuda", "nvidia-kernel-open-dkms", "nvidia-open", "cuda-drivers"))
+DEBIANS_NAMES = frozenset(
+    ("nvidia-open-kernel-dkms", "nvidia-open-kernel-support", "libnvidia-ptxjitcompiler1", "libnvidia-nvvm4")
+)
+
 # Below nvidia_driver_runfile_tmpdir; roles/nvidia_driver/vars/main.yml knows it, too.
 RUNFILE_FOLDER = "gpufleet-nvidia-driver"
 
@@ -158,7 +164,7 @@ def installed(system: Mapping[str, Any], gpu: Mapping[str, Any], node: Mapping[s
     if node["uninstaller"]:
         method = "runfile"
     elif found:
-        method = _method_of(found, system)
+        method = _method_of(found, system, node)
     elif node["runfile_database"]:
         # Its installer ended before the uninstaller was there; a driver of packages may lie over such remains.
         method = "runfile"
@@ -170,15 +176,17 @@ def installed(system: Mapping[str, Any], gpu: Mapping[str, Any], node: Mapping[s
     return {"method": method, "version": version, "flavour": flavour}
 
 
-def _method_of(found: Mapping[str, str], system: Mapping[str, Any]) -> str:
-    """From which of the sources installed packages are, by their names and versions."""
+def _method_of(found: Mapping[str, str], system: Mapping[str, Any], node: Mapping[str, Any]) -> str:
+    """From which of the sources installed packages are, by their names and versions.
+
+    Of a driver whose own packages somebody removed, names may be left that Debian and NVIDIA both have: then what this role
+    wrote down of them tells.
+    """
     names = set(found)
     if system["distribution"] == "Debian":
-        return (
-            "nvidia_repo"
-            if names & {"nvidia-driver-cuda", "nvidia-kernel-open-dkms", "nvidia-open", "cuda-drivers"}
-            else ("distribution")
-        )
+        recorded = set(node["recorded"])
+        left = names <= recorded and not (NVIDIAS_NAMES | DEBIANS_NAMES) & set(node["packages"])
+        return "nvidia_repo" if NVIDIAS_NAMES & (recorded if left else names) else "distribution"
     if system["os_family"] == "Debian":
         archive = any("-server" in n or n.startswith("linux-modules-nvidia") for n in names)
         return "distribution" if archive or any("-0ubuntu0." in v for v in found.values()) else "nvidia_repo"

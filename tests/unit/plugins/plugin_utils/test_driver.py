@@ -91,6 +91,33 @@ def names(plan: dict[str, Any]) -> set[str]:
     return {p["name"] for p in plan["packages"]}
 
 
+# -- what is there ---------------------------------------------------------------------------------------------------------
+
+REST = "libcuda1 libnvidia-ml1 nvidia-kernel-support nvidia-smi".split()
+
+
+@pytest.mark.parametrize(
+    ("more", "recorded", "method"),
+    [
+        ("", "", "distribution"),
+        ("nvidia-driver-cuda", "", "nvidia_repo"),
+        # Somebody removed what has a name of NVIDIA's own; the role had brought it with the rest.
+        ("", "nvidia-driver-cuda", "nvidia_repo"),
+        # It was exchanged for Debian's since.
+        ("libnvidia-nvvm4", "nvidia-driver-cuda libnvidia-nvvm4", "distribution"),
+        # Something of the rest came otherwise.
+        ("libnvidia-cfg1", "nvidia-driver-cuda", "distribution"),
+    ],
+)
+def test_the_source_of_a_debian_driver(more: str, recorded: str, method: str) -> None:
+    found = dict.fromkeys([*REST, *more.split()], "580.105.08-1")
+    packages = "".join(f"ii {name} {version}\n" for name, version in found.items())
+    written = "\n".join([*REST, *recorded.split()] if recorded else [])
+    probe = f"{FINE}{DEBIAN_SOURCES}== packages\n{packages}== recorded\n{written}\n"
+    facts = gpu(T4, driver={"library_version": "580.105.08"})
+    assert decide("debian12", facts, probe, method="nvidia_repo")["installed"]["method"] == method
+
+
 # -- branch and flavour by the card ---------------------------------------------------------------------------------------
 
 
