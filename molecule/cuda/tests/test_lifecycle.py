@@ -466,22 +466,15 @@ def test_what_is_no_longer_listed_stays_or_goes(node: Any, node_name: str, play:
     assert not node.file("/usr/local/cuda-12.0").exists and nvcc(node, "12.4")
 
 
-# A package of somebody else that would like a library which the role has brought, and does without it.
-SUGGESTS = (
-    "set -e; d=$(mktemp -d); mkdir -p $d/x/DEBIAN; printf 'Package: gpufleet-suggests\\nVersion: 1\\nArchitecture: all\\n"
-    "Maintainer: gpufleet fixture <fixture@gpufleet.test>\\nDescription: a fixture\\nSuggests: %s\\n' > $d/x/DEBIAN/control;"
-    " dpkg-deb --build $d/x $d/x.deb; dpkg --install $d/x.deb; rm -r $d"
-)
-
-
 def test_what_is_merely_suggested_goes_too(node: Any, node_name: str, play: Any) -> None:
     only_with_apt(node)
     step(play, node_name)
     brought = set(node.file("/var/lib/gpufleet/cuda/packages").content_string.split())
     libraries = sorted(name for name in brought if name.startswith("lib") and "cuda" not in name)
     assert libraries, "the runfile's installer wants libxml2"
-    done = node.run("sh -c %s", SUGGESTS % ", ".join(libraries))
-    assert done.rc == 0, done
+    # Somebody else's, which would like a library that the role has brought, and does without it
+    theirs = made(node, "gpufleet-suggests", f"Suggests: {', '.join(libraries)}")
+    assert node.run(f"dpkg --install {theirs}").rc == 0
     step(play, node_name, cuda_state="absent")
     assert not brought & packages(node)
     assert "gpufleet-suggests" in packages(node)
