@@ -8,7 +8,7 @@ PYTEST := .venv/bin/pytest
 # Which molecule scenarios `make molecule` runs; empty: those of `make test`.
 SCENARIOS ?=
 
-.PHONY: help setup demo demo-down test lint units matrix sanity docs docs-check fleet molecule fleet-tests long-tests nightly \
+.PHONY: help setup demo demo-down test lint units matrix sanity docs docs-check fleet molecule fleet-tests site long-tests nightly \
         bench tables lock gpu clean
 
 help: ## what can be made
@@ -49,6 +49,9 @@ molecule: setup ## the scenarios on real nodes; SCENARIOS="git nginx" chooses
 
 fleet-tests: setup ## faults and drift on real nodes
 	@tools/test fleet-tests
+
+site: setup ## site.yml on all distributions, the rolling upgrade
+	@tools/test site
 
 long-tests: setup ## a driver's and a toolkit's whole life; GPUFLEET_LONG="cuda nvidia_driver" for all of it
 	@tools/test long-tests
