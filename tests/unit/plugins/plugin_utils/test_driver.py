@@ -105,8 +105,8 @@ REST = "libcuda1 libnvidia-ml1 nvidia-kernel-support nvidia-smi".split()
         ("", "nvidia-driver-cuda", "nvidia_repo"),
         # It was exchanged for Debian's since.
         ("libnvidia-nvvm4", "nvidia-driver-cuda libnvidia-nvvm4", "distribution"),
-        # Something of the rest came otherwise.
-        ("libnvidia-cfg1", "nvidia-driver-cuda", "distribution"),
+        # apt brought another one in the place of what was removed.
+        ("nvidia-kernel-dkms", "nvidia-driver-cuda", "nvidia_repo"),
     ],
 )
 def test_the_source_of_a_debian_driver(more: str, recorded: str, method: str) -> None:
