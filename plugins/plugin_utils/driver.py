@@ -185,7 +185,8 @@ def _method_of(found: Mapping[str, str], system: Mapping[str, Any], node: Mappin
     names = set(found)
     if system["distribution"] == "Debian":
         recorded = set(node["recorded"])
-        left = names & recorded and not (NVIDIAS_NAMES | DEBIANS_NAMES) & set(node["packages"])
+        told = (NVIDIAS_NAMES | DEBIANS_NAMES) & set(node["packages"]) or any("-tesla-" in name for name in names)
+        left = names & recorded and not told
         return "nvidia_repo" if NVIDIAS_NAMES & (recorded if left else names) else "distribution"
     if system["os_family"] == "Debian":
         archive = any("-server" in n or n.startswith("linux-modules-nvidia") for n in names)

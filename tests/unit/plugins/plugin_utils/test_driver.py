@@ -105,6 +105,7 @@ REST = "libcuda1 libnvidia-ml1 nvidia-kernel-support nvidia-smi".split()
         ("", "nvidia-driver-cuda", "nvidia_repo"),
         # It was exchanged for Debian's since.
         ("libnvidia-nvvm4", "nvidia-driver-cuda libnvidia-nvvm4", "distribution"),
+        ("nvidia-tesla-470-smi", "nvidia-driver-cuda nvidia-tesla-470-smi", "distribution"),
         # apt brought another one in the place of what was removed.
         ("nvidia-kernel-dkms", "nvidia-driver-cuda", "nvidia_repo"),
     ],
