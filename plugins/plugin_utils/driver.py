@@ -184,10 +184,12 @@ def _method_of(found: Mapping[str, str], system: Mapping[str, Any], node: Mappin
     """
     names = set(found)
     if system["distribution"] == "Debian":
+        if names & NVIDIAS_NAMES:
+            return "nvidia_repo"
+        if DEBIANS_NAMES & set(node["packages"]) or any("-tesla-" in name for name in names):
+            return "distribution"
         recorded = set(node["recorded"])
-        told = (NVIDIAS_NAMES | DEBIANS_NAMES) & set(node["packages"]) or any("-tesla-" in name for name in names)
-        left = names & recorded and not told
-        return "nvidia_repo" if NVIDIAS_NAMES & (recorded if left else names) else "distribution"
+        return "nvidia_repo" if recorded & names and recorded & NVIDIAS_NAMES else "distribution"
     if system["os_family"] == "Debian":
         archive = any("-server" in n or n.startswith("linux-modules-nvidia") for n in names)
         return "distribution" if archive or any("-0ubuntu0." in v for v in found.values()) else "nvidia_repo"
