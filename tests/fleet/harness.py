@@ -292,10 +292,13 @@ class Driver:
         # The containers' kernel goes on running when they reboot.
         self.common = {node: {"boot_time_command": "stat -c %Z /proc/1", **wishes} for node, wishes in common.items()}
 
+    def variables(self, node: str, **wishes: Any) -> dict[str, Any]:
+        """The role's variables for a node with these wishes."""
+        return {f"nvidia_driver_{name}": wish for name, wish in {**self.common[node], **wishes}.items()}
+
     def drive(self, fleet: Fleet, node: str, *args: str, ok: bool | None = True, **wishes: Any) -> Play:
         """Run it on one node."""
-        wishes = {f"nvidia_driver_{name}": wish for name, wish in {**self.common[node], **wishes}.items()}
-        return fleet.role("nvidia_driver", "--limit", node, *args, ok=ok, **wishes)
+        return fleet.role("nvidia_driver", "--limit", node, *args, ok=ok, **self.variables(node, **wishes))
 
     def settled(self, fleet: Fleet, node: str, **wishes: Any) -> None:
         """A second run changes nothing."""

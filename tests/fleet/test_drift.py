@@ -13,12 +13,13 @@ import os
 
 import pytest
 from drift import IN_TURN, REFUSALS, Refusal, rounds
-from harness import NIGHTLY, Fleet, Play, images, running, vars_of
+from harness import NIGHTLY, Driver, Fleet, Play, images, running, vars_of
 
 # By hand all roles; in `make test` the long ones when they changed, and then those alone, since that takes long enough.
 CHOSEN = os.environ.get("GPUFLEET_LONG")
-LONG = ["cuda", "nvidia_driver"] if NIGHTLY or CHOSEN is None else CHOSEN.split()
-SHORT = [] if CHOSEN and CHOSEN.strip() and not NIGHTLY else ["git", "nginx", "anaconda", "llm_model"]
+EVERYTHING = NIGHTLY or CHOSEN is None
+LONG = ["cuda", "nvidia_driver"] if EVERYTHING else (CHOSEN or "").split()
+SHORT = ["git", "nginx", "anaconda", "llm_model"] if EVERYTHING or not LONG else []
 ROLES = SHORT + [role for role in LONG if role == "cuda"]
 IMAGES = images()
 # The driver's nodes have a card (of the NVML stand-in) and no driver; packages in the shape of NVIDIA's come from the depot.
@@ -44,19 +45,15 @@ def fleet(request):
 
 def driver(fleet: Fleet) -> dict:
     """Wishes of the role nvidia_driver: by runfile on Debian 13, by each package manager elsewhere."""
-    wishes = {
-        "mirror_profile": "depot",
-        # The containers' kernel is the host's: no repository has headers of it, and it goes on running when they reboot.
-        "kernel_headers": "",
-        "boot_time_command": "stat -c %Z /proc/1",
-    }
+    # The containers' kernel is the host's: no repository has headers of it.
+    wishes = {"mirror_profile": "depot", "kernel_headers": ""}
     if "debian13" in fleet.name:
         wishes |= fleet.nvidia_runfile("580.105.08")
     elif "arch" in fleet.name:
         wishes["method"] = "distribution"
     else:
         wishes |= {"method": "nvidia_repo", "version": "580.105.08"}
-    return {f"nvidia_driver_{name}": wish for name, wish in wishes.items()}
+    return Driver({"n1": wishes}).variables("n1")
 
 
 def variables(role: str) -> dict:
